@@ -1,0 +1,1 @@
+"""Joint hypergraph and graph representation learning for multimodal data, on Dask."""

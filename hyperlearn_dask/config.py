@@ -1,0 +1,117 @@
+"""What a ``dataset.toml`` says, as frozen dataclasses, validated once and as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Absent = Literal["zero", "unknown"]
+Duplicates = Literal["sum", "last", "error"]
+FeatureKind = Literal["text", "number", "category", "vector", "relation"]
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """A raw table: its path (absolute) and format (``csv tsv jsonl parquet tns``, gzipped or not)."""
+
+    path: Path
+    format: str
+    gzipped: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """A column that holds entity ids; with a separator, several of them in one cell."""
+
+    column: str
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One block of features of a modality's entities.
+
+    ``tables`` and ``id`` default to the modality's own table; an entity may have several rows there
+    (texts and categories are then accumulated). ``kind = "relation"`` takes the entity's row of the
+    unfolding of ``relation`` along the modality as a bag of words. ``kind = "vector"`` reads a
+    fixed-length list column, or ``file``, a .npy matrix whose rows follow the modality's table.
+    """
+
+    kind: FeatureKind
+    column: str | None = None
+    tables: tuple[TableSpec, ...] = ()
+    id: str | None = None
+    separator: str | None = None
+    relation: str | None = None
+    file: Path | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """The intra-modal graph of a modality: edges from a table, or kNN over features."""
+
+    weight: float = 1.0  # mu_m in the objective: a setting of training, not of the graph
+    edges: TableSpec | None = None
+    source: str | None = None
+    target: str | None = None
+    edge_weight: str | None = None
+    k: int = 10
+    metric: Literal["cosine", "euclidean"] = "cosine"
+    features: tuple[FeatureSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """A modality. Without a table its entities are the ids found in the relations (and edges)."""
+
+    name: str
+    table: TableSpec | None = None
+    id: str | None = None
+    label: str | None = None
+    graph: GraphSpec | None = None
+
+
+@dataclass(frozen=True)
+class RelationSpec:
+    """A relation: which columns of which table join which modalities, and how absence is read."""
+
+    name: str
+    table: TableSpec
+    columns: dict[str, ColumnSpec]  # modality -> column, in the order of the tensor's modes
+    value: str | None = None
+    duplicates: Duplicates = "sum"
+    test: TableSpec | None = None
+    target: str | None = None  # the modality that is ranked when the relation is evaluated
+    unseen: Literal["error", "skip"] = "error"  # a test id that is no entity
+    absent: Absent = "zero"
+    weight: float = 1.0  # lambda_p
+    interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
+    offset: float | Literal["mean"] = 0.0  # subtracted from the values; only with absent = "unknown"
+
+
+@dataclass(frozen=True)
+class TrainingSpec:
+    """Settings of the factorisation and of its schedule."""
+
+    groups: dict[str, int] = field(default_factory=lambda: {"all": 16})  # `rank = 16` in the file
+    schedule: Literal["parallel", "sequential"] = "parallel"
+    sweeps: int = 100
+    tolerance: float = 1e-5  # stop when F falls by less than this fraction in a sweep
+    ridge: float = 1e-2  # eps
+    start: Literal["auto", "clustered", "random"] = "auto"
+    seed: int = 0
+    dtype: Literal["float32", "float64"] = "float64"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A whole ``dataset.toml``."""
+
+    path: Path
+    name: str
+    title: str
+    modalities: dict[str, ModalitySpec]
+    relations: dict[str, RelationSpec]
+    training: TrainingSpec

@@ -1,0 +1,57 @@
+"""The one kind of error a user can cause, and how it reads."""
+
+from __future__ import annotations
+
+import os
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; it reads as one line and ends a command with exit code 2.
+
+    Parameters
+    ----------
+    problem
+        What is wrong, what came, and what would be right, without a final full stop.
+    file, row, column, key
+        Where: the file; the row as a person counts it (1 is the header of a CSV or TSV file, the
+        first record of any other); the column's name; the key of a settings file.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        row: int | None = None,
+        column: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        self.problem = problem
+        self.file = None if file is None else os.fspath(file)
+        self.row = row
+        self.column = column
+        self.key = key
+        super().__init__(problem, self.file, row, column, key)
+
+    # Exceptions cross process borders on a cluster; the keyword arguments must come along.
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (self.problem, self.file, self.row, self.column, self.key)
+
+    def __str__(self) -> str:
+        where = []
+        if self.file is not None:
+            where.append(self.file)
+        if self.row is not None:
+            where.append(f"row {self.row}")
+        if self.column is not None:
+            where.append(f"column '{self.column}'")
+        if self.key is not None:
+            where.append(self.key)
+        text = ", ".join(where) + ": " + self.problem if where else self.problem
+        return " ".join(text.split())
+
+
+def _rebuild(
+    problem: str, file: str | None, row: int | None, column: str | None, key: str | None
+) -> InputError:
+    return InputError(problem, file=file, row=row, column=column, key=key)

@@ -1,0 +1,129 @@
+"""The multimodal hypergraph in memory: modalities, relations (sparse tensors) and graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+
+@dataclass(frozen=True)
+class SparseTensor:
+    """A sparse tensor in coordinate form.
+
+    ``coords``: one integer array of length nnz per mode; ``values``: float array of length nnz;
+    ``shape``: the number of entities per mode. In a stored relation entries are unique and sorted
+    by the longest mode first, then by the others in order, so a range of entries is a shard.
+    """
+
+    coords: tuple[np.ndarray, ...]
+    values: np.ndarray
+    shape: tuple[int, ...]
+
+    @property
+    def nnz(self) -> int:
+        return len(self.values)
+
+    @property
+    def order(self) -> int:
+        return len(self.shape)
+
+    @property
+    def sort_mode(self) -> int:
+        """The longest mode (the first of them): entries are sorted by it."""
+        return int(np.argmax(self.shape))
+
+    def __getitem__(self, entries: slice | np.ndarray) -> SparseTensor:
+        """The same tensor with only some entries."""
+        return SparseTensor(tuple(c[entries] for c in self.coords), self.values[entries], self.shape)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        raise TypeError("a SparseTensor is not a sequence; use .coords and .values")
+
+
+@dataclass(frozen=True)
+class Modality:
+    """The entities of one modality, in index order: ``ids`` and, if there are any, ``labels``.
+
+    Both are NumPy arrays of str. Ids that are all integers are sorted as numbers, others as text.
+    """
+
+    name: str
+    ids: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def label(self, index: int) -> str:
+        """What to call an entity: its label, or its id where it has none."""
+        if self.labels is not None and self.labels[index]:
+            return str(self.labels[index])
+        return str(self.ids[index])
+
+
+@dataclass(frozen=True)
+class Graph:
+    """An intra-modal graph: L = I - D^-1/2 W D^-1/2 as CSR (entities x entities).
+
+    An isolated entity has an empty row in L: the graph says nothing about it. Eigenvalues of L lie
+    in [0, 2].
+    """
+
+    modality: str
+    laplacian: scipy.sparse.csr_array
+    edges: int  # undirected
+    components: int  # connected parts, isolated entities not counted
+    isolated: int
+
+
+class Relation:
+    """A relation: its modalities and its tensor, read when first asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        modalities: tuple[str, ...],
+        shape: tuple[int, ...],
+        nnz: int,
+        load: Callable[[], SparseTensor],
+        load_test: Callable[[], SparseTensor] | None = None,
+    ) -> None:
+        self.name = name
+        self.modalities = modalities
+        self.shape = shape
+        self.nnz = nnz
+        self._load = load
+        self._load_test = load_test
+        self._tensor: SparseTensor | None = None
+        self._test: SparseTensor | None = None
+
+    @property
+    def tensor(self) -> SparseTensor:
+        """The training tensor."""
+        if self._tensor is None:
+            self._tensor = self._load()
+        return self._tensor
+
+    @property
+    def test(self) -> SparseTensor | None:
+        """The test tuples in the order of their file, or None; coordinate -1 is an id never seen."""
+        if self._test is None and self._load_test is not None:
+            self._test = self._load_test()
+        return self._test
+
+
+@dataclass(frozen=True)
+class Hypergraph:
+    """A multimodal hypergraph. ``path`` is its store, None while it lives only in memory."""
+
+    modalities: dict[str, Modality]
+    relations: dict[str, Relation]
+    graphs: dict[str, Graph]
+    path: Path | None = None
