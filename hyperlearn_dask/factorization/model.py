@@ -1,0 +1,78 @@
+"""A trained model: factor matrices and the scores they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.hypergraph.tensor import Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Factor matrices (entities x rank, one per modality) with what is needed to use them.
+
+    ``factors`` hold 1 in columns that are used but fixed, and 0 in columns no relation of the
+    modality uses. ``informed``: bool (entities,) per modality, true for an entity that training knew
+    something about (a hyperedge or a graph neighbour); all others are scored by the mean row.
+    ``targets``: the modality each relation ranks, where its settings name one. ``history``: one dict
+    of numbers per sweep.
+    """
+
+    problem: Problem
+    modalities: dict[str, Modality]
+    factors: dict[str, np.ndarray]
+    informed: dict[str, np.ndarray]
+    targets: dict[str, str] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    @cached_property
+    def mean_rows(self) -> dict[str, np.ndarray]:
+        """The mean of the informed rows (rank,) of each modality."""
+        return {
+            m: self.factors[m][known].mean(axis=0) if known.any() else self.factors[m].mean(axis=0)
+            for m, known in self.informed.items()
+        }
+
+    def rows(self, term: Term, mode: int, index: np.ndarray) -> np.ndarray:
+        """Rows (len(index) x used columns) of a mode's effective matrix.
+
+        Index -1, and every entity that training knew nothing about, stands for the mean row.
+        """
+        modality = term.modalities[mode]
+        rows = self.factors[modality][index]
+        unknown = (index < 0) | ~self.informed[modality][index]
+        rows[unknown] = self.mean_rows[modality]
+        return term.effective(mode, rows)
+
+    def predict(self, relation: str, coords: tuple[np.ndarray, ...]) -> np.ndarray:
+        """The model's values at given coordinates: offset + sum_r prod_m A_m[i_m, r].
+
+        ``coords``: one index array of length n per mode; returns (n,).
+        """
+        term = self.problem.terms[relation]
+        product = np.ones((len(coords[0]), len(term.columns)))
+        for mode, index in enumerate(coords):
+            product *= self.rows(term, mode, np.asarray(index))
+        return product.sum(axis=1) + term.offset
+
+    def score_targets(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores (contexts x targets) of every target in each of a batch of contexts.
+
+        ``context``: one index array of length B per given modality; -1, and modalities left out,
+        stand for the mean row. Targets that training knew nothing about score with their own row.
+        """
+        term = self.problem.terms[relation]
+        length = max((len(v) for v in context.values()), default=1)
+        product = np.ones((length, len(term.columns)))
+        for mode, modality in enumerate(term.modalities):
+            if modality != target:
+                index = np.asarray(context.get(modality, np.full(length, -1)))
+                product *= self.rows(term, mode, index)
+        matrix = term.effective(term.mode(target), self.factors[target])
+        return product @ matrix.T + term.offset
