@@ -152,7 +152,7 @@ def build_problem(
         setting = settings.get(name, TermSettings())
         interactions = setting.interactions
         if interactions is None:
-            interactions = {group: modalities for group in groups}
+            interactions = dict.fromkeys(groups, modalities)
         used = np.zeros(rank, dtype=bool)
         coupled = np.zeros((len(modalities), rank), dtype=bool)
         for group, members in interactions.items():

@@ -1,0 +1,26 @@
+"""What training tells about itself, sweep by sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """One sweep: the objective after it, its parts, the step taken and the time each part took.
+
+    ``parts``: the summands of F by name (``fit made``, ``graph artist``, ``ridge``); ``step``: the
+    alpha of the parallel schedule (None in the sequential one); ``seconds``: the whole sweep;
+    ``seconds_by``: per modality (its products and its block solve) and for ``step``.
+    """
+
+    sweep: int
+    objective: float
+    parts: dict[str, float] = field(default_factory=dict)
+    step: float | None = None
+    seconds: float = 0.0
+    seconds_by: dict[str, float] = field(default_factory=dict)
+
+
+OnSweep = Callable[[SweepReport], None]
