@@ -20,11 +20,14 @@ class SparseTensor:
     ``coords``: one integer array of length nnz per mode; ``values``: float array of length nnz;
     ``shape``: the number of entities per mode. In a stored relation entries are unique and sorted
     by the longest mode first, then by the others in order, so a range of entries is a shard.
+    ``sorted_by``: that mode, where it is not the (first) longest of ``shape``: a shard's own tensor
+    has only some of its rows.
     """
 
     coords: tuple[np.ndarray, ...]
     values: np.ndarray
     shape: tuple[int, ...]
+    sorted_by: int | None = None
 
     @property
     def nnz(self) -> int:
@@ -36,12 +39,13 @@ class SparseTensor:
 
     @property
     def sort_mode(self) -> int:
-        """The longest mode (the first of them): entries are sorted by it."""
-        return int(np.argmax(self.shape))
+        """The mode that entries are sorted by first."""
+        return int(np.argmax(self.shape)) if self.sorted_by is None else self.sorted_by
 
     def __getitem__(self, entries: slice | np.ndarray) -> SparseTensor:
         """The same tensor with only some entries."""
-        return SparseTensor(tuple(c[entries] for c in self.coords), self.values[entries], self.shape)
+        coords = tuple(c[entries] for c in self.coords)
+        return SparseTensor(coords, self.values[entries], self.shape, self.sorted_by)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         raise TypeError("a SparseTensor is not a sequence; use .coords and .values")

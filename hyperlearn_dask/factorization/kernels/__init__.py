@@ -1,0 +1,11 @@
+"""Products over the entries of a sparse tensor: one implementation per array module.
+
+Every function takes effective matrices (entities x columns, one per mode, C-ordered, one dtype) and
+the coordinates and values of a shard, and returns plain arrays. See ``cpu.py`` for the contracts.
+"""
+
+from __future__ import annotations
+
+from hyperlearn_dask.factorization.kernels.cpu import line_fit, line_model, mttkrp, normal_equations
+
+__all__ = ["line_fit", "line_model", "mttkrp", "normal_equations"]

@@ -1,0 +1,220 @@
+"""Tensor kernels for the CPU, compiled by Numba; any order, any rank, float32 and float64.
+
+Entries are sorted by the tensor's longest mode, the *sort mode*. A pass gives each thread a run of
+entries that ends where a row of the sort mode ends: that mode's rows have one writer each, and the
+other, shorter modes accumulate into an output of the thread's own.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+Matrices = tuple[np.ndarray, ...]
+
+
+def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Matricised tensor times Khatri-Rao product, for several modes in one pass over the entries.
+
+    Parameters
+    ----------
+    tensor
+        Entries sorted by their sort mode.
+    matrices
+        One (n_m x R) matrix per mode.
+    modes
+        The modes wanted.
+
+    Returns
+    -------
+    dict
+        Per mode m an (n_m x R) array: row i is sum over entries with i_m = i of
+        x_i * prod_{o != m} A_o[i_o].
+    """
+    coords, values = _kernel_input(tensor, matrices)
+    bounds = _thread_bounds(tensor)
+    threads = len(bounds) - 1
+    rank = matrices[0].shape[1]
+    outputs = tuple(
+        np.zeros(
+            (0 if m not in modes else 1 if m == tensor.sort_mode else threads, tensor.shape[m], rank),
+            dtype=matrices[0].dtype,
+        )
+        for m in range(tensor.order)
+    )
+    _mttkrp(coords, values, matrices, bounds, outputs)
+    return {m: outputs[m][0] if len(outputs[m]) == 1 else outputs[m].sum(axis=0) for m in modes}
+
+
+def normal_equations(
+    tensor: SparseTensor,
+    matrices: Matrices,
+    mode: int,
+    free: np.ndarray,
+    fixed: np.ndarray,
+    entries: np.ndarray,
+    starts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row-wise normal equations of one mode over the observed entries.
+
+    With z the product of the other modes' rows, split into the mode's ``free`` and ``fixed`` columns:
+    H_i = sum z_free z_free', c_i = sum z_free (x - sum z_fixed), over the entries of row i.
+
+    Parameters
+    ----------
+    entries, starts
+        The entries grouped by row of the mode: row i has ``entries[starts[i]:starts[i + 1]]``.
+
+    Returns
+    -------
+    H (n_m x f x f), c (n_m x f)
+        In the dtype of the matrices.
+    """
+    coords, values = _kernel_input(tensor, matrices)
+    rows, width = len(starts) - 1, len(free)
+    gram = np.zeros((rows, width, width), dtype=matrices[0].dtype)
+    right = np.zeros((rows, width), dtype=matrices[0].dtype)
+    _normal_equations(coords, values, matrices, mode, free, fixed, entries, starts, gram, right)
+    return gram, right
+
+
+def line_model(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
+    """<X, [[A + alpha D]]> as a polynomial in alpha: coefficients (order + 1,), lowest first."""
+    coords, values = _kernel_input(tensor, matrices)
+    return np.asarray(_line_model(coords, values, matrices, directions, _thread_bounds(tensor)).sum(axis=0))
+
+
+def line_fit(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
+    """sum over the entries of (x - xhat(A + alpha D))^2: coefficients (2 order + 1,), lowest first."""
+    coords, values = _kernel_input(tensor, matrices)
+    return np.asarray(_line_fit(coords, values, matrices, directions, _thread_bounds(tensor)).sum(axis=0))
+
+
+def group_by_row(tensor: SparseTensor, mode: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entries grouped by their row in a mode: what :func:`normal_equations` walks along."""
+    index = tensor.coords[mode]
+    starts = np.zeros(tensor.shape[mode] + 1, dtype=np.int64)
+    np.cumsum(np.bincount(index, minlength=tensor.shape[mode]), out=starts[1:])
+    entries = np.arange(tensor.nnz) if mode == tensor.sort_mode else np.argsort(index, kind="stable")
+    return entries.astype(np.int64), starts
+
+
+def _kernel_input(tensor: SparseTensor, matrices: Matrices) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Coordinates and values in one dtype each, so that a kernel is compiled once per pair of dtypes."""
+    width = np.result_type(*(c.dtype for c in tensor.coords))
+    coords = tuple(np.ascontiguousarray(c, dtype=width) for c in tensor.coords)
+    return coords, np.ascontiguousarray(tensor.values, dtype=matrices[0].dtype)
+
+
+def _thread_bounds(tensor: SparseTensor) -> np.ndarray:
+    """Cuts of the entries into one run per thread, none of them inside a row of the sort mode."""
+    rows = tensor.coords[tensor.sort_mode]
+    even = np.linspace(0, tensor.nnz, numba.get_num_threads() + 1).astype(np.int64)
+    inner = np.searchsorted(rows, rows[even[1:-1]]) if tensor.nnz else even[1:-1]
+    return np.concatenate([even[:1], inner, even[-1:]]).astype(np.int64)
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _mttkrp(coords, values, matrices, bounds, outputs):  # type: ignore[no-untyped-def]
+    order = len(matrices)
+    rank = matrices[0].shape[1]
+    for thread in numba.prange(len(bounds) - 1):
+        left = np.empty((order, rank), dtype=values.dtype)
+        right = np.empty(rank, dtype=values.dtype)
+        for e in range(bounds[thread], bounds[thread + 1]):
+            # left[m] = x * prod_{o < m} A_o, right = prod_{o > m} A_o
+            left[0, :] = values[e]
+            for m in range(1, order):
+                row = matrices[m - 1][coords[m - 1][e]]
+                for r in range(rank):
+                    left[m, r] = left[m - 1, r] * row[r]
+            right[:] = 1
+            for m in range(order - 1, -1, -1):
+                i = coords[m][e]
+                if outputs[m].shape[0] > 0:
+                    out = outputs[m][min(np.int64(thread), outputs[m].shape[0] - 1), i]
+                    for r in range(rank):
+                        out[r] += left[m, r] * right[r]
+                row = matrices[m][i]
+                for r in range(rank):
+                    right[r] *= row[r]
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _normal_equations(coords, values, matrices, mode, free, fixed, entries, starts, gram, right):  # type: ignore[no-untyped-def]
+    order = len(matrices)
+    rank = matrices[0].shape[1]
+    width = len(free)
+    for i in numba.prange(len(starts) - 1):
+        z = np.empty(rank, dtype=values.dtype)
+        for position in range(starts[i], starts[i + 1]):
+            e = entries[position]
+            z[:] = 1
+            for m in range(order):
+                if m != mode:
+                    row = matrices[m][coords[m][e]]
+                    for r in range(rank):
+                        z[r] *= row[r]
+            x = values[e]
+            for r in fixed:
+                x -= z[r]
+            for a in range(width):
+                za = z[free[a]]
+                right[i, a] += za * x
+                for b in range(a + 1):
+                    gram[i, a, b] += za * z[free[b]]
+        for a in range(width):
+            for b in range(a):
+                gram[i, b, a] = gram[i, a, b]
+
+
+@numba.njit(inline="always")
+def _along_line(coords, matrices, directions, e, term, value):  # type: ignore[no-untyped-def]
+    """value[k] = coefficient of alpha^k in sum_r prod_m (A_m + alpha D_m)[i_m, r]."""
+    order = len(matrices)
+    rank = term.shape[1]
+    term[0, :] = 1
+    for m in range(order):
+        a = matrices[m][coords[m][e]]
+        d = directions[m][coords[m][e]]
+        for r in range(rank):
+            term[m + 1, r] = term[m, r] * d[r]
+        for k in range(m, 0, -1):
+            for r in range(rank):
+                term[k, r] = term[k, r] * a[r] + term[k - 1, r] * d[r]
+        for r in range(rank):
+            term[0, r] *= a[r]
+    for k in range(order + 1):
+        value[k] = term[k].sum()
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _line_model(coords, values, matrices, directions, bounds):  # type: ignore[no-untyped-def]
+    order = len(matrices)
+    total = np.zeros((len(bounds) - 1, order + 1))
+    for thread in numba.prange(len(bounds) - 1):
+        term = np.empty((order + 1, matrices[0].shape[1]), dtype=values.dtype)
+        value = np.empty(order + 1)
+        for e in range(bounds[thread], bounds[thread + 1]):
+            _along_line(coords, matrices, directions, e, term, value)
+            for k in range(order + 1):
+                total[thread, k] += np.float64(values[e]) * value[k]
+    return total
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _line_fit(coords, values, matrices, directions, bounds):  # type: ignore[no-untyped-def]
+    order = len(matrices)
+    total = np.zeros((len(bounds) - 1, 2 * order + 1))
+    for thread in numba.prange(len(bounds) - 1):
+        term = np.empty((order + 1, matrices[0].shape[1]), dtype=values.dtype)
+        value = np.empty(order + 1)
+        for e in range(bounds[thread], bounds[thread + 1]):
+            _along_line(coords, matrices, directions, e, term, value)
+            value[0] -= np.float64(values[e])
+            for a in range(order + 1):
+                for b in range(order + 1):
+                    total[thread, a + b] += value[a] * value[b]
+    return total
