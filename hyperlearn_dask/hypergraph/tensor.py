@@ -98,6 +98,7 @@ class Relation:
         nnz: int,
         load: Callable[[], SparseTensor],
         load_test: Callable[[], SparseTensor] | None = None,
+        mean: float | None = None,
     ) -> None:
         self.name = name
         self.modalities = modalities
@@ -107,6 +108,14 @@ class Relation:
         self._load_test = load_test
         self._tensor: SparseTensor | None = None
         self._test: SparseTensor | None = None
+        self._mean = mean
+
+    @property
+    def mean(self) -> float:
+        """The mean of the training values; known without reading them where the store has it."""
+        if self._mean is None:
+            self._mean = float(self.tensor.values.mean())
+        return self._mean
 
     @property
     def tensor(self) -> SparseTensor:

@@ -1,0 +1,134 @@
+"""F along a line: F(A + alpha D) is a polynomial in alpha, and its minimiser is exact.
+
+Its coefficients come from one pass over the entries (the products of every shard) and from Gram
+algebra; no residual and nothing of the tensor's size is ever formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import polynomial
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization.blocks import Shard, augmented_gram, term_gram
+from hyperlearn_dask.factorization.problem import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What F needs to know of one modality's factor A and direction D.
+
+    ``grams``: the augmented Grams of A'A, A'D + D'A and D'D; ``graph`` and ``ridge``: the
+    coefficients of 1/2 tr(A' mu L A) and 1/2 eps ||A||^2 along the line, both over the free columns.
+    """
+
+    grams: tuple[np.ndarray, np.ndarray, np.ndarray]
+    graph: np.ndarray
+    ridge: np.ndarray
+
+
+def moments(
+    problem: Problem, modality: str, factor: Array, direction: Array, laplacian: Array | None
+) -> Moments:
+    """The moments of a modality along its direction."""
+    free = problem.free_columns(modality)
+    aa = augmented_gram(factor)
+    cross = augmented_gram(factor, direction)
+    dd = augmented_gram(direction)
+    dd[-1, :] = dd[:, -1] = 0  # a fixed column has direction 0
+    ad = cross + cross.T
+    # 1/2 eps ||A_free + alpha D_free||^2
+    ridge = problem.ridge / 2 * np.array([float(g[free, free].sum()) for g in (aa, ad, dd)])
+    graph = np.zeros(3)
+    mu = problem.graph_weights.get(modality, 0.0)
+    if laplacian is not None and mu > 0:
+        a, d = factor[:, free], direction[:, free]
+        ld = laplacian @ d
+        # 1/2 mu tr((A + alpha D)' L (A + alpha D))
+        graph = mu / 2 * np.array([_inner(a, laplacian @ a), 2 * _inner(a, ld), _inner(d, ld)])
+    return Moments((aa, ad, dd), graph, ridge)
+
+
+def shard_line(
+    problem: Problem, shard: Shard, factors: Mapping[str, Array], directions: Mapping[str, Array]
+) -> np.ndarray:
+    """A shard's part of its term along the line.
+
+    ``zero``: <X, xhat(alpha)>, (order + 1,) coefficients; ``unknown``: the sum of squared errors,
+    (2 order + 1,).
+    """
+    term = problem.terms[shard.term]
+    matrices = shard.matrices(term, factors)
+    lines = shard.matrices(term, directions, fill=0.0)
+    compute = kernels.line_model if term.absent == "zero" else kernels.line_fit
+    return compute(shard.tensor, matrices, lines)
+
+
+def objective_line(
+    problem: Problem,
+    lines: Mapping[str, Sequence[np.ndarray]],
+    squares: Mapping[str, float],
+    by_modality: Mapping[str, Moments],
+) -> dict[str, np.ndarray]:
+    """The summands of F(A + alpha D) by name, each as polynomial coefficients, lowest first.
+
+    Parameters
+    ----------
+    lines
+        Per term what :func:`shard_line` gave for each of its shards.
+    squares
+        ||X_p||^2 per term.
+    by_modality
+        The moments of every modality.
+    """
+    parts = {}
+    for term in problem.terms.values():
+        along = np.sum(lines[term.name], axis=0)
+        if term.absent == "zero":
+            # ||X||^2 - 2 <X, xhat> + ||xhat||^2, the last from Grams: 1' (Hadamard_m G_m(alpha)) 1
+            width = len(term.columns)
+            model = np.ones((1, width, width))
+            for mode, modality in enumerate(term.modalities):
+                grams = [term_gram(term, mode, g) for g in by_modality[modality].grams]
+                model = _multiply(model, np.stack(grams))
+            along = polynomial.polyadd(-2 * along, model.sum(axis=(1, 2)))
+            along[0] += squares[term.name]
+        parts[f"fit {term.name}"] = term.weight * along
+    for modality, m in by_modality.items():
+        if problem.graph_weights.get(modality, 0.0) > 0:
+            parts[f"graph {modality}"] = m.graph
+    parts["ridge"] = np.sum([m.ridge for m in by_modality.values()], axis=0)
+    return parts
+
+
+def best_step(parts: Mapping[str, np.ndarray]) -> float:
+    """The alpha that minimises F(A + alpha D): the best real root of its derivative, or 0."""
+    total = np.zeros(1)
+    for part in parts.values():
+        total = polynomial.polyadd(total, part)
+    roots = polynomial.polyroots(polynomial.polyder(total))
+    real = roots[np.abs(roots.imag) <= 1e-9 * np.maximum(1, np.abs(roots))].real
+    candidates = np.concatenate([[0.0], real])
+    return float(candidates[np.argmin(polynomial.polyval(candidates, total))])
+
+
+def at_step(parts: Mapping[str, np.ndarray], alpha: float) -> dict[str, float]:
+    """The value of every summand of F at a step."""
+    return {name: float(polynomial.polyval(alpha, part)) for name, part in parts.items()}
+
+
+def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product of two polynomials whose coefficients are matrices multiplied entry by entry."""
+    product = np.zeros((len(a) + len(b) - 1, *a.shape[1:]))
+    for i, left in enumerate(a):
+        for j, right in enumerate(b):
+            product[i + j] += left * right
+    return product
+
+
+def _inner(a: Array, b: Array) -> float:
+    return float((a * b).sum(dtype=np.float64))

@@ -1,0 +1,130 @@
+"""Where training begins. A bad start of ``absent = zero`` collapses to A = 0, so it matters.
+
+``clustered``: hyperedges are grouped by what they join (truncated SVD of their incidence matrix,
+k-means), and each column starts as the independence model of one group. ``random``: Gaussian.
+``auto``: clustered for groups used by a ``zero`` relation, random for all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse
+from scipy.cluster.vq import kmeans2
+from scipy.sparse.linalg import svds
+
+from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+# Clustering looks at no more than this many hyperedges of a relation, evenly spaced.
+SAMPLE = 200_000
+RANDOM_SCALE = 0.3
+
+
+def start_factors(
+    problem: Problem, samples: Mapping[str, SparseTensor], kind: str, seed: int, dtype: str
+) -> dict[str, np.ndarray]:
+    """Start values (entities x rank) of every factor matrix.
+
+    Parameters
+    ----------
+    samples
+        Per relation some of its entries (:func:`sample`); only used where clustering is.
+    kind
+        ``auto``, ``clustered`` or ``random``.
+    """
+    factors = {
+        m: np.broadcast_to(problem.resting_value(m), (n, problem.rank)).copy()
+        for m, n in problem.sizes.items()
+    }
+    rng = np.random.default_rng(seed)
+    for group, width in problem.groups.items():
+        columns = np.arange(problem.rank)[problem.columns_of(group)]
+        terms = [t for t in problem.terms.values() if t.used[columns[0]]]
+        coupled = {m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities) for m in factors}
+        clusterable = [t for t in terms if t.absent == "zero" and t.coupled[:, columns[0]].sum() > 1]
+        if kind == "clustered" or (kind == "auto" and clusterable):
+            for m, values in _clustered(clusterable or terms, columns[0], width, samples, rng).items():
+                factors[m][:, columns] = values
+                coupled[m] = False
+        for m, is_free in coupled.items():
+            if is_free:  # in no clustered relation: small and random, or 0 for a bias
+                alone = all(t.coupled[:, columns[0]].sum() == 1 for t in terms if m in t.modalities)
+                noise = rng.normal(scale=RANDOM_SCALE, size=(problem.sizes[m], width))
+                factors[m][:, columns] = 0 if alone else noise
+    return {m: np.ascontiguousarray(a, dtype=dtype) for m, a in factors.items()}
+
+
+def sample(tensor: SparseTensor) -> SparseTensor:
+    """At most :data:`SAMPLE` entries of a tensor, evenly spaced."""
+    if tensor.nnz <= SAMPLE:
+        return tensor
+    return tensor[np.linspace(0, tensor.nnz - 1, SAMPLE).astype(np.int64)]
+
+
+def _clustered(
+    terms: list[Term],
+    column: int,
+    width: int,
+    samples: Mapping[str, SparseTensor],
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """One column per cluster of the hyperedges of some terms, over the modalities they couple."""
+    members = list(dict.fromkeys(m for t in terms for m in _members(t, column)))
+    first = dict(zip(members, np.cumsum([0, *(_size(terms, samples, m) for m in members)])))
+    total = sum(_size(terms, samples, m) for m in members)
+    edges, vertices, count = [], [], 0
+    for term in terms:
+        tensor = samples[term.name]
+        for m in _members(term, column):
+            edges.append(np.arange(count, count + tensor.nnz))
+            vertices.append(first[m] + tensor.coords[term.mode(m)].astype(np.int64))
+        count += tensor.nnz
+    pairs = (np.concatenate(edges), np.concatenate(vertices))
+    incidence = scipy.sparse.csr_array((np.ones(len(pairs[0])), pairs), shape=(count, total))
+    cluster = _cluster_hyperedges(incidence, width, rng)
+    weight = np.concatenate([np.abs(samples[t.name].values) for t in terms])
+    # counts[v, c]: the weight of the hyperedges of cluster c at vertex v
+    counts = np.zeros((total, width))
+    np.add.at(counts, (pairs[1], cluster[pairs[0]]), weight[pairs[0]])
+    mass = np.bincount(cluster, weights=weight, minlength=width)
+    starts = {}
+    for m in members:
+        block = counts[first[m] : first[m] + _size(terms, samples, m)]
+        share = block / np.maximum(block.sum(axis=0), 1e-300)
+        # sum over the cluster's box = its mass, spread evenly over the modes
+        starts[m] = share * mass ** (1 / len(_members(terms[0], column)))
+        # a little noise keeps empty clusters, and entities of no cluster, alive
+        starts[m] += rng.random(share.shape) * 1e-3 * max(starts[m].mean(), 1e-12)
+    return starts
+
+
+def _cluster_hyperedges(incidence: scipy.sparse.csr_array, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Groups of hyperedges: k-means on the leading singular vectors of the degree-normalised incidence."""
+    edges, vertices = incidence.shape
+    dimensions = min(width, 32, min(edges, vertices) - 1)
+    if width == 1 or edges <= width or dimensions < 1:
+        return rng.integers(0, width, edges)
+    degree = np.maximum(incidence.sum(axis=0), 1)
+    normalised = incidence @ scipy.sparse.diags_array(degree**-0.5)
+    left, singular, _ = svds(normalised, k=dimensions, v0=np.ones(min(edges, vertices)))
+    embedding = left * singular
+    embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    few = rng.choice(edges, min(edges, 256 * width), replace=False)
+    centres, _ = kmeans2(embedding[few], width, minit="++", iter=20, rng=rng, missing="warn")
+    nearest = np.empty(edges, dtype=np.int64)
+    for at in range(0, edges, 65536):
+        chunk = embedding[at : at + 65536]
+        nearest[at : at + 65536] = np.argmax(2 * chunk @ centres.T - (centres**2).sum(axis=1), axis=1)
+    return nearest
+
+
+def _members(term: Term, column: int) -> list[str]:
+    """The modalities a term couples in a column."""
+    return [m for mode, m in enumerate(term.modalities) if term.coupled[mode, column]]
+
+
+def _size(terms: list[Term], samples: Mapping[str, SparseTensor], modality: str) -> int:
+    term = next(t for t in terms if modality in t.modalities)
+    return samples[term.name].shape[term.mode(modality)]

@@ -1,0 +1,185 @@
+"""Training from beginning to end: a hypergraph and a problem in, a model out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.config import RelationSpec, TrainingSpec
+from hyperlearn_dask.factorization.blocks import Shard
+from hyperlearn_dask.factorization.model import Model
+from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
+from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
+from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
+from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace
+from hyperlearn_dask.training.report import OnSweep, SweepReport
+from hyperlearn_dask.training.schedule import sweeps
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def problem_of(
+    hypergraph: Hypergraph,
+    relations: Mapping[str, RelationSpec | TermSettings],
+    training: TrainingSpec,
+    graph_weights: Mapping[str, float],
+) -> Problem:
+    """The objective for a hypergraph: an offset of ``"mean"`` becomes the mean of the values.
+
+    ``graph_weights``: mu_m; modalities without a graph are left out.
+    """
+    terms = {}
+    for name, spec in relations.items():
+        offset = hypergraph.relations[name].mean if spec.offset == "mean" else float(spec.offset)
+        terms[name] = TermSettings(spec.absent, spec.weight, spec.interactions, offset)
+    return build_problem(
+        {m: len(entities) for m, entities in hypergraph.modalities.items()},
+        {name: relation.modalities for name, relation in hypergraph.relations.items()},
+        terms,
+        training.groups,
+        {m: mu for m, mu in graph_weights.items() if m in hypergraph.graphs},
+        training.ridge,
+    )
+
+
+def fit(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    training: TrainingSpec,
+    *,
+    targets: Mapping[str, str] | None = None,
+    client: Client | None = None,
+    on_sweep: OnSweep | None = None,
+) -> Model:
+    """Train until F falls by less than ``training.tolerance`` of itself in a sweep, or sweeps run out.
+
+    Parameters
+    ----------
+    targets
+        The modality each relation ranks, handed on to the model.
+    client
+        A Dask client: training runs on its workers, which read their shards from
+        ``hypergraph.path``. None: in this process.
+    on_sweep
+        Called after every sweep.
+
+    Returns
+    -------
+    Model
+        With one row of history per sweep; the state after the last sweep is the best, as F never rises.
+    """
+    setting = Setting(training.dtype, {name: term.offset for name, term in problem.terms.items()})
+    executor: Executor
+    if client is None:
+        executor = LocalExecutor(hypergraph, setting)
+    else:
+        from hyperlearn_dask.training.distributed import DaskExecutor
+
+        executor = DaskExecutor(client, hypergraph, setting)
+    factors = _start(problem, executor, training)
+    history: list[SweepReport] = []
+    for report, point in sweeps(problem, executor, factors, training.schedule):
+        factors = point.factors
+        history.append(report)
+        if on_sweep is not None:
+            on_sweep(report)
+        if report.sweep >= training.sweeps or _converged(history, training.tolerance):
+            break
+    return Model(
+        problem=problem,
+        modalities=hypergraph.modalities,
+        factors={m: np.asarray(a, dtype=training.dtype) for m, a in executor.gather(factors).items()},
+        informed=_informed(problem, executor),
+        targets=dict(targets or {}),
+        history=tuple(_row(report) for report in history),
+    )
+
+
+def _converged(history: list[SweepReport], tolerance: float) -> bool:
+    if len(history) < 2:
+        return False
+    before, now = history[-2].objective, history[-1].objective
+    return before - now <= tolerance * abs(before)
+
+
+def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
+    """Start values, made at one modality from a sample of every relation and split by modality."""
+    samples: dict[str, list[Handle]] = {name: [] for name in problem.terms}
+    for place in executor.places:
+        total = max(p.stop for p in executor.places if p.relation == place.relation)
+        samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
+    first = next(iter(problem.sizes))
+    start = executor.at_modality(
+        "start", first, _start_step, problem, samples, training.start, training.seed, training.dtype
+    )
+    return {m: executor.at_modality(f"start-{m}", m, _pick, start, m) for m in problem.sizes}
+
+
+def _sample(shard: Shard, place: ShardPlace, total: int) -> SparseTensor:
+    """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
+    entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
+    own = entries[(entries >= place.start) & (entries < place.stop)] - place.start
+    tensor = shard.tensor[own]
+    coords = list(tensor.coords)
+    coords[tensor.sort_mode] = coords[tensor.sort_mode] + place.first_row
+    return SparseTensor(tuple(coords), tensor.values, tensor.shape, tensor.sorted_by)
+
+
+def _start_step(
+    _: Array | None,
+    problem: Problem,
+    samples: Mapping[str, list[SparseTensor]],
+    kind: str,
+    seed: int,
+    dtype: str,
+) -> dict[str, np.ndarray]:
+    whole = {}
+    for name, parts in samples.items():
+        shape = tuple(problem.sizes[m] for m in problem.terms[name].modalities)
+        coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
+        whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
+    return start_factors(problem, whole, kind, seed, dtype)
+
+
+def _pick(_: Array | None, factors: Mapping[str, np.ndarray], modality: str) -> np.ndarray:
+    return factors[modality]
+
+
+def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
+    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
+    seen = [executor.at_shard("seen", place, _seen) for place in executor.places]
+    linked = {
+        m: executor.at_modality(f"linked-{m}", m, _linked) for m, mu in problem.graph_weights.items() if mu > 0
+    }
+    seen, linked = executor.gather([seen, linked])
+    informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}
+    for place, rows in zip(executor.places, seen):
+        for modality, index in zip(problem.terms[place.relation].modalities, rows):
+            informed[modality][index] = True
+    for modality, rows in linked.items():
+        informed[modality] |= rows
+    return informed
+
+
+def _seen(shard: Shard) -> list[np.ndarray]:
+    rows = [np.unique(c) for c in shard.tensor.coords]
+    rows[shard.tensor.sort_mode] = rows[shard.tensor.sort_mode] + shard.first_row
+    return rows
+
+
+def _linked(laplacian: Array) -> np.ndarray:
+    return np.asarray(laplacian.diagonal() > 0)
+
+
+def _row(report: SweepReport) -> dict[str, Any]:
+    return {
+        "sweep": report.sweep,
+        "objective": report.objective,
+        "step": report.step,
+        "seconds": report.seconds,
+        **report.parts,
+    }

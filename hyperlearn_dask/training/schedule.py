@@ -1,0 +1,247 @@
+"""The two schedules of block-coordinate training, over any executor.
+
+Both propose a direction D for all modalities and take the joint step A + alpha D with the exact
+minimiser alpha of F along it, so F never rises:
+
+- ``parallel`` (the published scheme): every block is solved from the same point;
+- ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.factorization.blocks import (
+    Product,
+    Shard,
+    assemble,
+    augmented_gram,
+    shard_products,
+    solve_block,
+)
+from hyperlearn_dask.factorization.objective import at_step, best_step, moments, objective_line, shard_line
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.training.executor import Executor, Handle
+from hyperlearn_dask.training.report import SweepReport
+
+# A cluster must remember how a result was made until its past is cut off.
+RENEW_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where training stands: handles of every factor and of its augmented Gram."""
+
+    factors: dict[str, Handle]
+    grams: dict[str, Handle]
+
+
+def sweeps(
+    problem: Problem, executor: Executor, factors: dict[str, Handle], schedule: str
+) -> Iterator[tuple[SweepReport, Point]]:
+    """Sweep after sweep, without end: the caller decides when to stop.
+
+    ``factors``: handles of the start values per modality.
+    """
+    propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
+    squares = _sum_of_squares(problem, executor)
+    point = _point(executor, factors)
+    number = 0
+    while True:
+        number += 1
+        began = time.perf_counter()
+        executor.seconds.clear()
+        directions = propose(problem, executor, point)
+        parts = _along(problem, executor, point, directions, squares)
+        alpha = best_step(parts)
+        point = _advance(executor, point, directions, alpha)
+        if number % RENEW_EVERY == 0:
+            point = _point(executor, executor.renew(point.factors))
+        values = at_step(parts, alpha)
+        yield (
+            SweepReport(
+                sweep=number,
+                objective=sum(values.values()),
+                parts=values,
+                step=alpha,
+                seconds=time.perf_counter() - began,
+                seconds_by=dict(executor.seconds),
+            ),
+            point,
+        )
+
+
+def propose_parallel(problem: Problem, executor: Executor, point: Point) -> dict[str, Handle]:
+    """Every block solved from the same point: the direction to each modality's solution."""
+    shared = _shared_products(problem, executor, point)
+    directions = {}
+    for modality in point.factors:
+        products = shared[modality] + _own_products(problem, executor, point, modality, "unknown")
+        directions[modality] = _solve(problem, executor, point, modality, products)
+    return directions
+
+
+def propose_sequential(problem: Problem, executor: Executor, point: Point) -> dict[str, Handle]:
+    """One block after the other, each from where the ones before it arrived."""
+    directions = {}
+    for modality in point.factors:
+        products = [
+            p
+            for absent in ("zero", "unknown")
+            for p in _own_products(problem, executor, point, modality, absent)
+        ]
+        directions[modality] = _solve(problem, executor, point, modality, products)
+        factors, grams = dict(point.factors), dict(point.grams)
+        factors[modality] = executor.at_modality(
+            f"step-{modality}", modality, _step, factors[modality], directions[modality], 1.0
+        )
+        grams[modality] = executor.at_modality(f"gram-{modality}", modality, _gram, factors[modality])
+        point = Point(factors, grams)
+    return directions
+
+
+def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
+    """The products of all modes in one pass over each shard whose absent entries are zeros."""
+    products: dict[str, list[Handle]] = {m: [] for m in point.factors}
+    for place in executor.places:
+        term = problem.terms[place.relation]
+        if term.absent == "zero":
+            factors = {m: point.factors[m] for m in term.modalities}
+            name = f"mttkrp-{place.name}"
+            of_all = executor.at_shard(name, place, _products, problem, factors, term.modalities)
+            for m in term.modalities:
+                products[m].append(executor.at_shard(f"part-{place.name}", place, _part, of_all, m))
+    return products
+
+
+def _own_products(
+    problem: Problem, executor: Executor, point: Point, modality: str, absent: str
+) -> list[Handle]:
+    """One modality's products over the shards of its relations with the given reading of absence."""
+    products = []
+    for place in executor.places:
+        term = problem.terms[place.relation]
+        if modality in term.modalities and term.absent == absent:
+            factors = {m: point.factors[m] for m in term.modalities}
+            name = f"{'mttkrp' if absent == 'zero' else 'normal'}-{modality}-{place.name}"
+            of_one = executor.at_shard(name, place, _products, problem, factors, (modality,))
+            products.append(executor.at_shard(f"part-{place.name}", place, _part, of_one, modality))
+    return products
+
+
+def _solve(
+    problem: Problem, executor: Executor, point: Point, modality: str, products: list[Handle]
+) -> Handle:
+    neighbours = {m for term in problem.terms_of(modality) for m in term.modalities} - {modality}
+    grams = {m: point.grams[m] for m in sorted(neighbours)}
+    return executor.at_modality(
+        f"solve-{modality}", modality, _direction, problem, modality, point.factors[modality], products, grams
+    )
+
+
+def _along(
+    problem: Problem,
+    executor: Executor,
+    point: Point,
+    directions: Mapping[str, Handle],
+    squares: Mapping[str, float],
+) -> dict[str, np.ndarray]:
+    """The summands of F(A + alpha D) as polynomials in alpha."""
+    by_modality = {
+        m: executor.at_modality(f"moments-{m}", m, _moments, problem, m, factor, directions[m])
+        for m, factor in point.factors.items()
+    }
+    lines: dict[str, list[Handle]] = {name: [] for name in problem.terms}
+    for place in executor.places:
+        members = problem.terms[place.relation].modalities
+        factors = {m: point.factors[m] for m in members}
+        along = {m: directions[m] for m in members}
+        lines[place.relation].append(
+            executor.at_shard(f"line-{place.name}", place, _line, problem, factors, along)
+        )
+    by_modality, lines = executor.gather([by_modality, lines])
+    return objective_line(problem, lines, squares, by_modality)
+
+
+def _advance(executor: Executor, point: Point, directions: Mapping[str, Handle], alpha: float) -> Point:
+    return _point(
+        executor,
+        {
+            m: executor.at_modality(f"step-{m}", m, _step, factor, directions[m], alpha)
+            for m, factor in point.factors.items()
+        },
+    )
+
+
+def _point(executor: Executor, factors: dict[str, Handle]) -> Point:
+    return Point(factors, {m: executor.at_modality(f"gram-{m}", m, _gram, a) for m, a in factors.items()})
+
+
+def _sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
+    values = executor.gather([executor.at_shard("squares", place, _squares) for place in executor.places])
+    total = dict.fromkeys(problem.terms, 0.0)
+    for place, value in zip(executor.places, values):
+        total[place.relation] += value
+    return total
+
+
+# The steps: module-level functions of a place's data (a shard or a Laplacian) and of values.
+
+
+def _products(
+    shard: Shard, problem: Problem, factors: Mapping[str, Array], modalities: tuple[str, ...]
+) -> dict[str, Product]:
+    return shard_products(problem, shard, factors, modalities)
+
+
+def _part(_: Shard, products: Mapping[str, Product], modality: str) -> Product:
+    return products[modality]
+
+
+def _line(
+    shard: Shard, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
+) -> np.ndarray:
+    return shard_line(problem, shard, factors, directions)
+
+
+def _squares(shard: Shard) -> float:
+    return float(np.square(shard.tensor.values, dtype=np.float64).sum())
+
+
+def _direction(
+    laplacian: Array | None,
+    problem: Problem,
+    modality: str,
+    factor: Array,
+    products: list[Product],
+    grams: Mapping[str, np.ndarray],
+) -> Array:
+    system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
+    free = problem.free_columns(modality)
+    start = factor[:, free]
+    solution = solve_block(system, laplacian, problem.graph_weights.get(modality, 0.0), start)
+    direction = factor * 0
+    direction[:, free] = solution - start
+    return direction
+
+
+def _moments(
+    laplacian: Array | None, problem: Problem, modality: str, factor: Array, direction: Array
+) -> Any:
+    return moments(problem, modality, factor, direction, laplacian)
+
+
+def _step(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:
+    return factor + factor.dtype.type(alpha) * direction
+
+
+def _gram(_: Array | None, factor: Array) -> np.ndarray:
+    return augmented_gram(factor)
+
+
