@@ -79,6 +79,10 @@ class Executor(Protocol):
         """The same values, per modality, with their past forgotten."""
         ...
 
+    def close(self) -> None:
+        """Free what the places keep."""
+        ...
+
 
 class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
@@ -109,6 +113,9 @@ class LocalExecutor:
     def renew(self, handles: dict[str, Handle]) -> dict[str, Handle]:
         return handles
 
+    def close(self) -> None:
+        self._shards.clear()
+
     def _timed(self, name: str, step: Callable[..., Any], *args: Any) -> Any:
         began = time.perf_counter()
         result = step(*args)
@@ -119,5 +126,3 @@ class LocalExecutor:
 def laplacian_as(laplacian: Array, dtype: str) -> Array:
     """A Laplacian in the dtype of the factors, without a copy where it has it already."""
     return laplacian.astype(dtype, copy=False)
-
-

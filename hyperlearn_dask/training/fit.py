@@ -80,6 +80,20 @@ def fit(
         from hyperlearn_dask.training.distributed import DaskExecutor
 
         executor = DaskExecutor(client, hypergraph, setting)
+    try:
+        return _train(hypergraph, problem, training, executor, targets or {}, on_sweep)
+    finally:
+        executor.close()
+
+
+def _train(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    training: TrainingSpec,
+    executor: Executor,
+    targets: Mapping[str, str],
+    on_sweep: OnSweep | None,
+) -> Model:
     factors = _start(problem, executor, training)
     history: list[SweepReport] = []
     for report, point in sweeps(problem, executor, factors, training.schedule):
@@ -92,9 +106,9 @@ def fit(
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
-        factors={m: np.asarray(a, dtype=training.dtype) for m, a in executor.gather(factors).items()},
+        factors=executor.gather(factors),
         informed=_informed(problem, executor),
-        targets=dict(targets or {}),
+        targets=dict(targets),
         history=tuple(_row(report) for report in history),
     )
 
@@ -153,7 +167,9 @@ def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
     seen = [executor.at_shard("seen", place, _seen) for place in executor.places]
     linked = {
-        m: executor.at_modality(f"linked-{m}", m, _linked) for m, mu in problem.graph_weights.items() if mu > 0
+        m: executor.at_modality(f"linked-{m}", m, _linked)
+        for m, mu in problem.graph_weights.items()
+        if mu > 0
     }
     seen, linked = executor.gather([seen, linked])
     informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}

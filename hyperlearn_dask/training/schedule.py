@@ -10,7 +10,7 @@ minimiser alpha of F along it, so F never rises:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -243,5 +243,3 @@ def _step(_: Array | None, factor: Array, direction: Array, alpha: float) -> Arr
 
 def _gram(_: Array | None, factor: Array) -> np.ndarray:
     return augmented_gram(factor)
-
-
