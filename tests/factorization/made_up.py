@@ -1,0 +1,96 @@
+"""Small random tensors, graphs and problems for the tests of the mathematics."""
+
+import itertools
+
+import numpy as np
+import scipy.sparse
+
+from hyperlearn_dask.factorization.blocks import Shard
+from hyperlearn_dask.factorization.problem import TermSettings, build_problem
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+
+def random_tensor(rng, shape, nnz):
+    """Unique entries in the order of a stored relation."""
+    nnz = min(nnz, int(np.prod(shape)))
+    flat = rng.choice(int(np.prod(shape)), nnz, replace=False)
+    coords = [c.astype(np.int32) for c in np.unravel_index(flat, shape)]
+    sort = int(np.argmax(shape))
+    keys = [coords[m] for m in range(len(shape)) if m != sort]
+    order = np.lexsort([*reversed(keys), coords[sort]])
+    return SparseTensor(tuple(c[order] for c in coords), rng.normal(size=nnz), tuple(shape))
+
+
+def random_laplacian(rng, n, density=0.2, isolated=1):
+    weights = scipy.sparse.random_array((n, n), density=density, rng=rng).toarray()
+    weights = np.maximum(weights, weights.T)
+    np.fill_diagonal(weights, 0)
+    weights[:isolated] = 0
+    weights[:, :isolated] = 0
+    degree = weights.sum(axis=0)
+    scale = np.where(degree > 0, 1 / np.sqrt(np.where(degree > 0, degree, 1)), 0)
+    laplacian = np.diag((degree > 0).astype(float)) - scale[:, None] * weights * scale
+    return scipy.sparse.csr_array(laplacian)
+
+
+INTERACTIONS = {
+    "cp": (None, {"all": 3}),
+    "pairs and biases": (
+        {"ab": ("a", "b"), "bc": ("b", "c"), "bias": ("a",)},
+        {"ab": 2, "bc": 3, "bias": 1},
+    ),
+    "a group unused": ({"abc": ("a", "b", "c")}, {"abc": 2, "other": 2}),
+}
+
+
+def three_mode(rng, absent, interactions, graphs=True, shape=(7, 9, 5)):
+    """A problem over modalities a, b, c with one relation, its data and random factors."""
+    coupling, groups = INTERACTIONS[interactions]
+    sizes = dict(zip("abc", shape))
+    settings = {"r": TermSettings(absent, 0.7, coupling, 0.0)}
+    weights = {"a": 0.5, "b": 2.0} if graphs else {}
+    problem = build_problem(sizes, {"r": ("a", "b", "c")}, settings, groups, weights, 0.1)
+    tensor = random_tensor(rng, shape, 60)
+    laplacians = {m: random_laplacian(rng, sizes[m]) for m in weights}
+    factors = {}
+    for m, n in sizes.items():
+        factors[m] = np.tile(problem.resting_value(m), (n, 1))
+        factors[m][:, problem.free_columns(m)] = rng.normal(size=(n, len(problem.free_columns(m))))
+    return problem, tensor, laplacians, factors
+
+
+def whole(tensor, name="r"):
+    """A relation as its only shard."""
+    return Shard(name, tensor, 0)
+
+
+def loop_predict(problem, name, factors, index):
+    """xhat at one tuple, straight from its definition."""
+    term = problem.terms[name]
+    total = 0.0
+    for r in range(problem.rank):
+        if not term.used[r]:
+            continue
+        product = 1.0
+        for mode, modality in enumerate(term.modalities):
+            if term.coupled[mode, r]:
+                product *= factors[modality][index[mode], r]
+        total += product
+    return total
+
+
+def loop_objective(problem, tensors, laplacians, factors):
+    """F, straight from its definition: every cell of a ``zero`` tensor is visited."""
+    total = 0.0
+    for name, term in problem.terms.items():
+        tensor = tensors[name]
+        values = {tuple(int(c[e]) for c in tensor.coords): v for e, v in enumerate(tensor.values)}
+        cells = itertools.product(*map(range, tensor.shape)) if term.absent == "zero" else values
+        for cell in cells:
+            total += term.weight * (values.get(cell, 0.0) - loop_predict(problem, name, factors, cell)) ** 2
+    for m, factor in factors.items():
+        a = factor[:, problem.free_columns(m)]
+        if m in laplacians:
+            total += problem.graph_weights[m] / 2 * np.trace(a.T @ laplacians[m].toarray() @ a)
+        total += problem.ridge / 2 * (a**2).sum()
+    return total

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperlearn_dask.factorization.kernels import cpu
+
+from .made_up import random_tensor
+
+TOLERANCE = {"float32": 2e-4, "float64": 1e-12}
+
+
+def loop_mttkrp(tensor, matrices, mode):
+    out = np.zeros((tensor.shape[mode], matrices[0].shape[1]))
+    for e in range(tensor.nnz):
+        row = np.full(out.shape[1], tensor.values[e])
+        for m in range(tensor.order):
+            if m != mode:
+                row = row * matrices[m][tensor.coords[m][e]]
+        out[tensor.coords[mode][e]] += row
+    return out
+
+
+def loop_normal_equations(tensor, matrices, mode, free, fixed):
+    gram = np.zeros((tensor.shape[mode], len(free), len(free)))
+    right = np.zeros((tensor.shape[mode], len(free)))
+    for e in range(tensor.nnz):
+        z = np.ones(matrices[0].shape[1])
+        for m in range(tensor.order):
+            if m != mode:
+                z = z * matrices[m][tensor.coords[m][e]]
+        i = tensor.coords[mode][e]
+        gram[i] += np.outer(z[free], z[free])
+        right[i] += z[free] * (tensor.values[e] - z[fixed].sum())
+    return gram, right
+
+
+def loop_values(tensor, matrices):
+    return np.array(
+        [
+            np.prod([a[tensor.coords[m][e]] for m, a in enumerate(matrices)], axis=0).sum()
+            for e in range(tensor.nnz)
+        ]
+    )
+
+
+@st.composite
+def cases(draw):
+    order = draw(st.integers(2, 5))
+    shape = tuple(draw(st.lists(st.integers(1, 6), min_size=order, max_size=order)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    tensor = random_tensor(rng, shape, draw(st.integers(1, 40)))
+    rank = draw(st.integers(1, 6))
+    dtype = draw(st.sampled_from(["float32", "float64"]))
+    matrices = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in shape)
+    directions = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in shape)
+    return tensor, matrices, directions, TOLERANCE[dtype]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_mttkrp_of_all_modes_and_of_each_is_the_loop(case):
+    tensor, matrices, _, tolerance = case
+    together = cpu.mttkrp(tensor, matrices, tuple(range(tensor.order)))
+    for mode in range(tensor.order):
+        expected = loop_mttkrp(tensor, matrices, mode)
+        assert together[mode].dtype == matrices[0].dtype
+        np.testing.assert_allclose(together[mode], expected, rtol=tolerance, atol=tolerance * 10)
+        alone = cpu.mttkrp(tensor, matrices, (mode,))
+        np.testing.assert_allclose(alone[mode], expected, rtol=tolerance, atol=tolerance * 10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.data())
+def test_normal_equations_are_the_loop(case, data):
+    tensor, matrices, _, tolerance = case
+    mode = data.draw(st.integers(0, tensor.order - 1))
+    rank = matrices[0].shape[1]
+    split = data.draw(st.integers(1, rank))
+    free, fixed = np.arange(split), np.arange(split, rank)
+    for m, matrix in enumerate(matrices):
+        if m == mode:
+            matrix[:, fixed] = 1
+    gram, right = cpu.normal_equations(tensor, matrices, mode, free, fixed, *cpu.group_by_row(tensor, mode))
+    expected_gram, expected_right = loop_normal_equations(tensor, matrices, mode, free, fixed)
+    np.testing.assert_allclose(gram, expected_gram, rtol=tolerance, atol=tolerance * 50)
+    np.testing.assert_allclose(right, expected_right, rtol=tolerance, atol=tolerance * 50)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.floats(-1.5, 1.5))
+def test_line_polynomials_have_the_values_of_the_loop(case, alpha):
+    tensor, matrices, directions, tolerance = case
+    moved = tuple(a.astype(float) + alpha * d for a, d in zip(matrices, directions))
+    values = loop_values(tensor, moved)
+    model = np.polynomial.polynomial.polyval(alpha, cpu.line_model(tensor, matrices, directions))
+    fit = np.polynomial.polynomial.polyval(alpha, cpu.line_fit(tensor, matrices, directions))
+    scale = 1 + np.abs(tensor.values).max() ** 2 + (np.abs(values) ** 2).sum()
+    scale *= 4.0**tensor.order
+    assert model == pytest.approx((tensor.values * values).sum(), abs=tolerance * scale * 10)
+    assert fit == pytest.approx(((tensor.values - values) ** 2).sum(), abs=tolerance * scale * 10)
+
+
+def test_a_shard_that_starts_inside_the_tensor_gives_its_rows():
+    rng = np.random.default_rng(0)
+    tensor = random_tensor(rng, (30, 6, 4), 200)
+    matrices = tuple(rng.normal(size=(n, 3)) for n in tensor.shape)
+    whole = cpu.mttkrp(tensor, matrices, (0, 1, 2))
+    cut = int(np.searchsorted(tensor.coords[0], 12))
+    total = {m: np.zeros_like(whole[m]) for m in whole}
+    for part in (tensor[:cut], tensor[cut:]):
+        for m, rows in cpu.mttkrp(part, matrices, (0, 1, 2)).items():
+            total[m] += rows
+    for m in whole:
+        np.testing.assert_allclose(total[m], whole[m], atol=1e-12)
