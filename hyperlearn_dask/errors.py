@@ -12,9 +12,9 @@ class InputError(Exception):
     ----------
     problem
         What is wrong, what came, and what would be right, without a final full stop.
-    file, row, column, key
+    file, row, column, key, line
         Where: the file; the row as a person counts it (1 is the header of a CSV or TSV file, the
-        first record of any other); the column's name; the key of a settings file.
+        first record of any other); the column's name; the key of a settings file and its line there.
     """
 
     def __init__(
@@ -25,22 +25,26 @@ class InputError(Exception):
         row: int | None = None,
         column: str | None = None,
         key: str | None = None,
+        line: int | None = None,
     ) -> None:
         self.problem = problem
         self.file = None if file is None else os.fspath(file)
         self.row = row
         self.column = column
         self.key = key
-        super().__init__(problem, self.file, row, column, key)
+        self.line = line
+        super().__init__(problem, self.file, row, column, key, line)
 
     # Exceptions cross process borders on a cluster; the keyword arguments must come along.
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (self.problem, self.file, self.row, self.column, self.key)
+        return _rebuild, (self.problem, self.file, self.row, self.column, self.key, self.line)
 
     def __str__(self) -> str:
         where = []
         if self.file is not None:
             where.append(self.file)
+        if self.line is not None:
+            where.append(f"line {self.line}")
         if self.row is not None:
             where.append(f"row {self.row}")
         if self.column is not None:
@@ -52,6 +56,11 @@ class InputError(Exception):
 
 
 def _rebuild(
-    problem: str, file: str | None, row: int | None, column: str | None, key: str | None
+    problem: str,
+    file: str | None,
+    row: int | None,
+    column: str | None,
+    key: str | None,
+    line: int | None,
 ) -> InputError:
-    return InputError(problem, file=file, row=row, column=column, key=key)
+    return InputError(problem, file=file, row=row, column=column, key=key, line=line)
