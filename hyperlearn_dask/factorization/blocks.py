@@ -190,6 +190,17 @@ def solve_block(
     return _solve_by_row(system, laplacian, mu, start, tolerance)
 
 
+def residual(system: BlockSystem, laplacian: Array | None, mu: float, block: Array) -> Array:
+    """c_i - H_i a_i - mu (L A)_i: minus the gradient of F in the modality's free columns (n x f)."""
+    xp = array_module(block)
+    rest = system.right - block @ xp.asarray(system.gram, dtype=block.dtype)
+    if system.row_grams is not None:
+        rest -= xp.matmul(system.row_grams, block[:, :, None])[:, :, 0]
+    if laplacian is not None and mu > 0:
+        rest -= mu * (laplacian @ block)
+    return rest
+
+
 def _solve_common(
     system: BlockSystem, laplacian: Array | None, mu: float, start: Array, tolerance: float
 ) -> Array:

@@ -49,7 +49,7 @@ def moments(
         a, d = factor[:, free], direction[:, free]
         ld = laplacian @ d
         # 1/2 mu tr((A + alpha D)' L (A + alpha D))
-        graph = mu / 2 * np.array([_inner(a, laplacian @ a), 2 * _inner(a, ld), _inner(d, ld)])
+        graph = mu / 2 * np.array([inner(a, laplacian @ a), 2 * inner(a, ld), inner(d, ld)])
     return Moments((aa, ad, dd), graph, ridge)
 
 
@@ -130,5 +130,6 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return product
 
 
-def _inner(a: Array, b: Array) -> float:
+def inner(a: Array, b: Array) -> float:
+    """<A, B>, added up in float64."""
     return float((a * b).sum(dtype=np.float64))

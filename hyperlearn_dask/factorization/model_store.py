@@ -1,0 +1,168 @@
+"""A trained model as a Zarr store: everything needed to use it, and where it came from.
+
+``modalities/<m>`` holds ``ids``, ``labels`` (if there are any), ``factor`` (entities x rank) and
+``informed``; the root's attributes hold the problem, the targets, the history and what training was
+asked for (``fingerprint``, ``settings``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.model import Model
+from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.hypergraph.tensor import Modality
+
+if TYPE_CHECKING:
+    import zarr
+
+FORMAT = "hyperlearn-model"
+
+
+def save_model(model: Model, path: str | Path, *, fingerprint: str, settings: Mapping[str, Any]) -> None:
+    """Write a model, whole or not at all; a model that was there before is replaced.
+
+    Parameters
+    ----------
+    model
+        The model.
+    path
+        The store, a folder.
+    fingerprint
+        A hash of all that the model follows from; a stage compares it to see whether it is up to date.
+    settings
+        What training was asked for, to be shown to a person: anything JSON can hold.
+    """
+    from hyperlearn_dask.storage import create_artefact, replacing, write_array
+
+    with replacing(Path(path)) as staging:
+        root = create_artefact(staging, FORMAT)
+        described = {
+            "fingerprint": fingerprint,
+            "settings": settings,
+            "problem": _describe(model.problem),
+            "targets": model.targets,
+            "history": model.history,
+        }
+        root.attrs.update(json.loads(json.dumps(described, default=_plain)))
+        for name, modality in model.modalities.items():
+            group = root.create_group(f"modalities/{name}")
+            write_array(group, "ids", modality.ids)
+            if modality.labels is not None:
+                write_array(group, "labels", modality.labels)
+            write_array(group, "factor", model.factors[name])
+            write_array(group, "informed", model.informed[name].astype(np.uint8))
+
+
+def open_model(path: str | Path) -> Model:
+    """Read a model.
+
+    Raises
+    ------
+    InputError
+        When there is no model at ``path``, or a damaged one.
+    """
+    from hyperlearn_dask.storage import open_artefact, read_array
+
+    root = open_artefact(Path(path), FORMAT)
+    try:
+        problem = _rebuild(root.attrs["problem"])
+        targets, history = dict(root.attrs["targets"]), tuple(root.attrs["history"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, "its attributes do not describe a factorisation problem") from error
+    modalities, factors, informed = {}, {}, {}
+    for name, size in problem.sizes.items():
+        group = _group(root, f"modalities/{name}", path)
+        labels = read_array(group, "labels") if "labels" in group else None
+        modalities[name] = Modality(name, read_array(group, "ids"), labels)
+        factors[name] = read_array(group, "factor")
+        informed[name] = read_array(group, "informed").astype(bool)
+        if factors[name].shape != (size, problem.rank) or not (
+            len(modalities[name]) == len(informed[name]) == size
+        ):
+            raise _damaged(path, f"the arrays of modality '{name}' do not fit its {size} entities")
+    return Model(problem, modalities, factors, informed, targets, history)
+
+
+def model_attrs(path: str | Path) -> dict[str, Any]:
+    """What a stored model says about itself: ``fingerprint``, ``settings``, ``problem``, ``history`` …
+
+    Raises
+    ------
+    InputError
+        When there is no model at ``path``.
+    """
+    from hyperlearn_dask.storage import open_artefact
+
+    return dict(open_artefact(Path(path), FORMAT).attrs)
+
+
+def _describe(problem: Problem) -> dict[str, Any]:
+    """A problem as JSON; groups as pairs, since their order is that of the columns."""
+    terms = {
+        name: {
+            "modalities": term.modalities,
+            "absent": term.absent,
+            "weight": term.weight,
+            "offset": term.offset,
+            "used": term.used.astype(int).tolist(),
+            "coupled": term.coupled.astype(int).tolist(),
+        }
+        for name, term in problem.terms.items()
+    }
+    return {
+        "sizes": problem.sizes,
+        "groups": list(problem.groups.items()),
+        "terms": terms,
+        "graph_weights": problem.graph_weights,
+        "ridge": problem.ridge,
+    }
+
+
+def _rebuild(described: Mapping[str, Any]) -> Problem:
+    terms = {
+        name: Term(
+            name,
+            tuple(term["modalities"]),
+            term["absent"],
+            float(term["weight"]),
+            float(term["offset"]),
+            np.array(term["used"], dtype=bool),
+            np.array(term["coupled"], dtype=bool),
+        )
+        for name, term in described["terms"].items()
+    }
+    groups = {name: int(width) for name, width in described["groups"]}
+    return Problem(
+        dict(described["sizes"]), groups, terms, dict(described["graph_weights"]), float(described["ridge"])
+    )
+
+
+def _plain(value: object) -> object:
+    """What JSON does not know: NumPy's numbers, paths, mappings that are no dicts."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} cannot be stored with a model")
+
+
+def _group(root: zarr.Group, name: str, path: str | Path) -> zarr.Group:
+    import zarr
+
+    group = root.get(name)
+    if not isinstance(group, zarr.Group):
+        raise _damaged(path, f"'{name}' is missing")
+    return group
+
+
+def _damaged(path: str | Path, problem: str) -> InputError:
+    return InputError(f"{problem}; train the model again", file=path)
