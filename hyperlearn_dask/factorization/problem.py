@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class TermSettings:
     absent: str = "zero"
     weight: float = 1.0
     interactions: Mapping[str, tuple[str, ...]] | None = None
-    offset: float = 0.0
+    offset: float | Literal["mean"] = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +173,7 @@ def build_problem(
                 coupled[modalities.index(member), where[group]] = True
         if not used.any():
             raise InputError("uses no column group at all", key=f"relations.{name}.interactions")
+        assert not isinstance(setting.offset, str), "an offset of 'mean' is to be resolved before"
         terms[name] = Term(
             name, tuple(modalities), setting.absent, setting.weight, setting.offset, used, coupled
         )

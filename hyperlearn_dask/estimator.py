@@ -1,0 +1,205 @@
+"""The Python interface: a scikit-learn style estimator over training and use."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.model import Model
+from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.hypergraph.tensor import Hypergraph
+from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.report import OnSweep
+from hyperlearn_dask.use import rank as ranking
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class HyperLearn:
+    """Joint representations of the entities of a multimodal hypergraph.
+
+    Parameters
+    ----------
+    rank
+        Columns per entity, if ``groups`` does not say otherwise: one group, coupled by every relation.
+    groups
+        Columns per group, by name; a relation's ``interactions`` say which of its modalities a group
+        couples.
+    relations
+        Settings per relation, by name: a mapping with any of ``absent`` ("zero", "unknown"),
+        ``weight``, ``interactions`` and ``offset`` (a number or "mean"). Others keep their defaults.
+    graph_weight
+        mu, for all modalities that have a graph or by modality.
+    ridge, schedule, sweeps, tolerance, start, seed, dtype
+        See :class:`hyperlearn_dask.config.TrainingSpec`.
+
+    Attributes
+    ----------
+    model_ : Model
+        The trained model.
+    factors_ : dict of ndarray
+        The factor matrix (entities x rank) of every modality.
+    objective_ : float
+        F at the end.
+    history_ : tuple of dict
+        One row per sweep: F, its parts, the step, seconds.
+
+    Examples
+    --------
+    >>> from hyperlearn_dask import Hypergraph, HyperLearn
+    >>> paintings = {"artist": ["Monet", "Monet", "Sisley"], "subject": ["water", "garden", "water"]}
+    >>> hypergraph = Hypergraph.from_frames({"shows": (paintings, ["artist", "subject"])})
+    >>> model = HyperLearn(rank=1, sweeps=20).fit(hypergraph)
+    >>> [row.id for row in model.rank("subject", {"artist": "Sisley"}).rows][0]
+    'water'
+    """
+
+    def __init__(
+        self,
+        rank: int = 16,
+        *,
+        groups: Mapping[str, int] | None = None,
+        relations: Mapping[str, Mapping[str, Any]] | None = None,
+        graph_weight: float | Mapping[str, float] = 1.0,
+        ridge: float = 1e-2,
+        schedule: Literal["parallel", "sequential"] = "parallel",
+        sweeps: int = 100,
+        tolerance: float = 1e-4,
+        start: Literal["auto", "clustered", "random"] = "auto",
+        seed: int = 0,
+        dtype: Literal["float32", "float64"] = "float64",
+    ) -> None:
+        # ``rank`` is a question to the model as well, so parameters live apart from the methods.
+        self._params: dict[str, Any] = {
+            "rank": rank,
+            "groups": groups,
+            "relations": relations,
+            "graph_weight": graph_weight,
+            "ridge": ridge,
+            "schedule": schedule,
+            "sweeps": sweeps,
+            "tolerance": tolerance,
+            "start": start,
+            "seed": seed,
+            "dtype": dtype,
+        }
+        self._model: Model | None = None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name; ``deep`` is there for scikit-learn and changes nothing."""
+        return dict(self._params)
+
+    def set_params(self, **params: Any) -> HyperLearn:
+        """Change parameters by name; an unknown one is refused."""
+        for name in params:
+            if name not in self._params:
+                raise InputError(f"no parameter '{name}' (HyperLearn has {', '.join(self._params)})")
+        self._params.update(params)
+        return self
+
+    def __repr__(self) -> str:
+        defaults = inspect.signature(HyperLearn.__init__).parameters
+        changed = [f"{k}={v!r}" for k, v in self._params.items() if v != defaults[k].default]
+        return f"HyperLearn({', '.join(changed)})"
+
+    def fit(
+        self, hypergraph: Hypergraph, *, client: Client | None = None, on_sweep: OnSweep | None = None
+    ) -> HyperLearn:
+        """Train on a hypergraph, in this process or on a Dask client's workers; returns itself.
+
+        A hypergraph that lives only in memory is written to a temporary store for the workers, so
+        they must share this machine's disk.
+        """
+        if client is not None and hypergraph.path is None:
+            from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+
+            with tempfile.TemporaryDirectory(prefix="hyperlearn-") as folder:
+                path = Path(folder) / "hypergraph.zarr"
+                save_hypergraph(hypergraph, path)
+                return self.fit(open_hypergraph(path), client=client, on_sweep=on_sweep)
+        training = self._training()
+        problem = problem_of(hypergraph, self._terms(hypergraph), training, self._graph_weights(hypergraph))
+        self._model = fit(hypergraph, problem, training, client=client, on_sweep=on_sweep)
+        return self
+
+    @property
+    def model_(self) -> Model:
+        if self._model is None:
+            raise InputError("this HyperLearn is not trained yet; call fit first")
+        return self._model
+
+    @property
+    def factors_(self) -> dict[str, np.ndarray]:
+        return self.model_.factors
+
+    @property
+    def history_(self) -> tuple[Mapping[str, Any], ...]:
+        return self.model_.history
+
+    @property
+    def objective_(self) -> float:
+        return float(self.model_.history[-1]["objective"])
+
+    def rank(
+        self,
+        target: str,
+        given: Mapping[str, str],
+        *,
+        relation: str | None = None,
+        top: int = 10,
+        exclude: Collection[str] = (),
+    ) -> ranking.Ranking:
+        """The entities of ``target`` that go best with the given ones: see :func:`..use.rank.rank`."""
+        return ranking.rank(self.model_, target, given, relation=relation, top=top, exclude=exclude)
+
+    def similar(self, modality: str, entity: str, top: int = 10) -> ranking.Ranking:
+        """The entities most like one of the same modality: see :func:`..use.rank.similar`."""
+        return ranking.similar(self.model_, modality, entity, top)
+
+    def _training(self) -> TrainingSpec:
+        p = self._params
+        return TrainingSpec(
+            groups=dict(p["groups"]) if p["groups"] is not None else {"all": p["rank"]},
+            schedule=p["schedule"],
+            sweeps=p["sweeps"],
+            tolerance=p["tolerance"],
+            ridge=p["ridge"],
+            start=p["start"],
+            seed=p["seed"],
+            dtype=p["dtype"],
+        )
+
+    def _terms(self, hypergraph: Hypergraph) -> dict[str, TermSettings]:
+        given = self._params["relations"] or {}
+        known = [f.name for f in dataclasses.fields(TermSettings)]
+        for name, settings in given.items():
+            if name not in hypergraph.relations:
+                raise InputError(
+                    f"no relation '{name}' (the hypergraph has {', '.join(hypergraph.relations)})",
+                    key="relations",
+                )
+            for setting in settings:
+                if setting not in known:
+                    raise InputError(
+                        f"unknown setting '{setting}' (expected one of {', '.join(known)})",
+                        key=f"relations.{name}",
+                    )
+        return {name: TermSettings(**given.get(name, {})) for name in hypergraph.relations}
+
+    def _graph_weights(self, hypergraph: Hypergraph) -> dict[str, float]:
+        weight = self._params["graph_weight"]
+        if isinstance(weight, Mapping):
+            for name in weight:
+                if name not in hypergraph.graphs:
+                    raise InputError(f"no graph of modality '{name}'", key="graph_weight")
+            return dict(weight)
+        return dict.fromkeys(hypergraph.graphs, float(weight))

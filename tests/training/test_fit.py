@@ -1,0 +1,117 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.fit import fit, problem_of
+from tests.factorization.made_up import loop_objective
+
+from .made_up import hypergraph_of, two_relations, two_relations_problem
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "sequential"])
+@pytest.mark.parametrize("start", ["auto", "random"])
+def test_F_never_rises_and_is_what_its_definition_says(schedule, start):
+    hypergraph = two_relations()
+    problem, training = two_relations_problem(hypergraph, schedule=schedule, start=start)
+    reports = []
+    model = fit(hypergraph, problem, training, on_sweep=reports.append)
+    objective = [r.objective for r in reports]
+    assert len(objective) == 25
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(objective))
+    assert objective[-1] < 0.9 * objective[0]
+    tensors = {
+        name: SparseTensor(r.tensor.coords, r.tensor.values - problem.terms[name].offset, r.tensor.shape)
+        for name, r in hypergraph.relations.items()
+    }
+    laplacians = {m: g.laplacian for m, g in hypergraph.graphs.items()}
+    assert loop_objective(problem, tensors, laplacians, model.factors) == pytest.approx(objective[-1])
+    assert sum(reports[-1].parts.values()) == pytest.approx(objective[-1])
+
+
+def test_both_schedules_end_where_no_block_can_be_improved():
+    hypergraph = two_relations()
+    final = {}
+    for schedule in ("parallel", "sequential"):
+        problem, training = two_relations_problem(hypergraph, schedule=schedule, sweeps=400, tolerance=1e-9)
+        model = fit(hypergraph, problem, training)
+        assert len(model.history) < 400, "it did not stop by itself"
+        final[schedule] = model.history[-1]["objective"]
+    assert final["parallel"] == pytest.approx(final["sequential"], rel=0.03)
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "sequential"])
+def test_a_planted_model_is_recovered_from_observed_entries(schedule):
+    rng = np.random.default_rng(0)
+    sizes = {"user": 60, "item": 50, "time": 15}
+    planted = {m: rng.normal(size=(n, 3)) for m, n in sizes.items()}
+    cells = rng.choice(60 * 50 * 15, 8000, replace=False)
+    coords = tuple(c.astype(np.int32) for c in np.unravel_index(np.sort(cells), (60, 50, 15)))
+    values = np.prod([planted[m][c] for m, c in zip(sizes, coords)], axis=0).sum(axis=1)
+    hypergraph = hypergraph_of({"r": (tuple(sizes), SparseTensor(coords, values, (60, 50, 15)))}, sizes)
+    training = TrainingSpec(groups={"all": 3}, ridge=1e-6, sweeps=300, tolerance=1e-8, schedule=schedule)
+    problem = problem_of(hypergraph, {"r": TermSettings("unknown")}, training, {})
+    model = fit(hypergraph, problem, training)
+    unseen = rng.choice(60 * 50 * 15, 2000, replace=False)
+    at = np.unravel_index(unseen, (60, 50, 15))
+    truth = np.prod([planted[m][c] for m, c in zip(sizes, at)], axis=0).sum(axis=1)
+    assert np.sqrt(np.mean((model.predict("r", at) - truth) ** 2)) < 0.01 * truth.std()
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "sequential"])
+def test_planted_blocks_of_a_zero_tensor_are_recovered(schedule):
+    """Four blocks of hyperedges and nothing between them: rank 4 leaves no residual."""
+    sizes = {"a": 20, "b": 16, "c": 8}
+    cells = [
+        (i, j, k)
+        for i in range(20)
+        for j in range(16)
+        for k in range(8)
+        if i * 4 // 20 == j * 4 // 16 == k * 4 // 8
+    ]
+    coords = tuple(np.array(c, dtype=np.int32) for c in zip(*cells))
+    tensor = SparseTensor(coords, np.ones(len(cells)), (20, 16, 8))
+    hypergraph = hypergraph_of({"r": (("a", "b", "c"), tensor)}, sizes)
+    training = TrainingSpec(groups={"all": 4}, ridge=1e-6, sweeps=200, tolerance=1e-10, schedule=schedule)
+    model = fit(hypergraph, problem_of(hypergraph, {}, training, {}), training)
+    np.testing.assert_allclose(model.predict("r", coords), 1, atol=1e-3)
+    assert model.history[-1]["objective"] < 1e-3 * tensor.nnz
+
+
+def test_a_seed_gives_the_same_numbers_and_another_seed_others():
+    hypergraph = two_relations()
+    problem, training = two_relations_problem(hypergraph, sweeps=5, seed=1)
+    first, again = (fit(hypergraph, problem, training) for _ in range(2))
+    other = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=5, seed=2))
+    for m in first.factors:
+        np.testing.assert_array_equal(first.factors[m], again.factors[m])
+        assert not np.allclose(first.factors[m], other.factors[m])
+
+
+def test_float32_follows_float64():
+    hypergraph = two_relations()
+    single = fit(hypergraph, *two_relations_problem(hypergraph, dtype="float32", sweeps=10))
+    double = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=10))
+    assert all(a.dtype == np.float32 for a in single.factors.values())
+    assert single.history[-1]["objective"] == pytest.approx(double.history[-1]["objective"], rel=1e-3)
+
+
+def test_fixed_columns_are_ones_and_unused_ones_zero():
+    hypergraph = two_relations()
+    problem, training = two_relations_problem(hypergraph, sweeps=3)
+    model = fit(hypergraph, problem, training)
+    shared, pair, bias = (problem.columns_of(g) for g in ("shared", "pair", "bias"))
+    assert (model.factors["c"][:, pair] == 1).all()  # used by "made", coupled to a and b only
+    assert (model.factors["c"][:, bias] == 1).all()
+    assert (model.factors["a"][:, bias] == 0).all()  # "made" does not use it
+    assert np.ptp(model.factors["b"][:, shared]) > 0
+
+
+def test_inputs_are_not_changed():
+    hypergraph = two_relations()
+    before = hypergraph.relations["rated"].tensor.values.copy()
+    fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
+    np.testing.assert_array_equal(hypergraph.relations["rated"].tensor.values, before)
