@@ -4,63 +4,23 @@ The block is quadratic (Loss_theta of the paper). With a = the modality's free c
     H_i a_i + mu (L A)_i = c_i,
 where H_i = H is the same for all rows if every relation of the modality has ``absent = zero``,
     H = eps I + sum_p 2 lambda_p Gamma_p,   Gamma_p = Hadamard product of the other modes' Grams,
-and H_i = H + sum_p 2 lambda_p sum_j z_j z_j' over row i's observed entries for ``unknown``.
+and H_i = H + sum_p 2 lambda_p sum_j z_j z_j' over row i's observed entries for ``unknown``; see
+:mod:`.shards` for ``context`` and for what shards contribute.
 Columns in which the modality counts as 1 move to the right-hand side.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
-from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.filters import conjugate_gradients, solve_resolvent
-from hyperlearn_dask.factorization.kernels.cpu import group_by_row
+from hyperlearn_dask.factorization.grams import term_gram
 from hyperlearn_dask.factorization.problem import Problem, Term
-from hyperlearn_dask.hypergraph.tensor import SparseTensor
-
-
-@dataclass(frozen=True, eq=False)
-class Shard:
-    """A run of one relation's entries, with the rows of its sort mode counted from ``first_row``."""
-
-    term: str
-    tensor: SparseTensor
-    first_row: int
-    _by_row: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
-
-    def by_row(self, mode: int) -> tuple[np.ndarray, np.ndarray]:
-        """The entries grouped by their row in a mode (``unknown`` only), kept between sweeps."""
-        if mode not in self._by_row:
-            self._by_row[mode] = group_by_row(self.tensor, mode)
-        return self._by_row[mode]
-
-    def matrices(self, term: Term, factors: Mapping[str, Array], fill: float = 1.0) -> tuple[Array, ...]:
-        """The effective matrices the shard's entries index: of the sort mode only the shard's rows."""
-        matrices = []
-        for mode, modality in enumerate(term.modalities):
-            factor = factors[modality]
-            if mode == self.tensor.sort_mode:
-                factor = factor[self.first_row : self.first_row + self.tensor.shape[mode]]
-            matrices.append(term.effective(mode, factor, fill))
-        return tuple(matrices)
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """What one shard contributes to one modality's block: rows ``first_row`` and on.
-
-    ``right``: the MTTKRP over the term's used columns (``zero``), or c_i over its free columns
-    (``unknown``), where ``gram`` then has the H_i.
-    """
-
-    term: str
-    first_row: int
-    right: Array
-    gram: Array | None = None
+from hyperlearn_dask.factorization.shards import Product
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,56 +30,6 @@ class BlockSystem:
     gram: np.ndarray
     right: Array
     row_grams: Array | None = None
-
-
-def shard_products(
-    problem: Problem, shard: Shard, factors: Mapping[str, Array], modalities: Sequence[str]
-) -> dict[str, Product]:
-    """A shard's contribution to the blocks of some of its modalities, from one point.
-
-    ``zero``: the MTTKRP of all of them in one pass. ``unknown``: the normal equations of each.
-    """
-    term = problem.terms[shard.term]
-    matrices = shard.matrices(term, factors)
-    modes = tuple(mode for mode, modality in enumerate(term.modalities) if modality in modalities)
-
-    def first_row(mode: int) -> int:
-        return shard.first_row if mode == shard.tensor.sort_mode else 0
-
-    if term.absent == "zero":
-        rows = kernels.mttkrp(shard.tensor, matrices, modes)
-        return {term.modalities[m]: Product(term.name, first_row(m), rows[m]) for m in modes}
-    products = {}
-    for m in modes:
-        gram, right = kernels.normal_equations(
-            shard.tensor, matrices, m, term.free(m), term.fixed(m), *shard.by_row(m)
-        )
-        products[term.modalities[m]] = Product(term.name, first_row(m), right, gram)
-    return products
-
-
-def augmented_gram(left: Array, right: Array | None = None) -> np.ndarray:
-    """[A 1]'[A 1], or [A 1]'[D 0]: one Gram from which every term takes the part it needs.
-
-    float64 on the host, (rank + 1, rank + 1); the last row and column belong to fixed columns.
-    """
-    rank = left.shape[1]
-    gram = np.zeros((rank + 1, rank + 1))
-    if right is None:
-        gram[:rank, :rank] = _host(left.T @ left)
-        gram[rank, :rank] = gram[:rank, rank] = _host(left.sum(axis=0, dtype=np.float64))
-        gram[rank, rank] = len(left)
-    else:
-        gram[:rank, :rank] = _host(left.T @ right)
-        gram[rank, :rank] = _host(right.sum(axis=0, dtype=np.float64))
-    return gram
-
-
-def term_gram(term: Term, mode: int, gram: np.ndarray) -> np.ndarray:
-    """The Gram of a mode's effective matrix (used x used), taken out of an augmented Gram."""
-    last = len(gram) - 1
-    columns = np.where(term.coupled[mode], np.arange(last), last)[term.columns]
-    return gram[np.ix_(columns, columns)]
 
 
 def assemble(
@@ -139,32 +49,41 @@ def assemble(
     right = xp.zeros((rows, len(columns)), dtype=dtype)
     row_grams = None
     for term in problem.terms_of(modality):
-        mode = term.mode(modality)
-        free, fixed = term.free(mode), term.fixed(mode)
+        free = term.free(term.mode(modality))
         to = place[term.columns[free]]
         scale = 2 * term.weight
         if term.absent == "zero":
-            # Gamma = Hadamard product of the Grams of the other modes' effective matrices
-            gamma = np.ones((len(term.columns), len(term.columns)))
-            for other, name in enumerate(term.modalities):
-                if other != mode:
-                    gamma *= term_gram(term, other, grams[name])
-            gram[np.ix_(to, to)] += scale * gamma[np.ix_(free, free)]
-            # The fixed columns' part of xhat is known: c = 2 lambda (MTTKRP - 1 (1' Gamma_fixed,free))
-            known = gamma[np.ix_(fixed, free)].sum(axis=0)
+            common, known = _zero_background(term, modality, grams)
+            gram[np.ix_(to, to)] += scale * common
             right[:, to] -= xp.asarray(scale * known, dtype=dtype)
-        elif row_grams is None:
-            row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
         for product in products:
             if product.term != term.name:
                 continue
-            span = slice(product.first_row, product.first_row + len(product.right))
-            if product.gram is None:
-                right[span, to] += scale * product.right[:, free]
-            else:
+            if product.right is not None:
+                span = slice(product.first_row, product.first_row + len(product.right))
                 right[span, to] += scale * product.right
-                row_grams[span, to[:, None], to] += scale * product.gram  # type: ignore[index]
+            if product.common is not None:
+                gram[np.ix_(to, to)] += scale * product.common
+            if product.gram is not None:
+                if row_grams is None:
+                    row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
+                row_grams[span, to[:, None], to] += scale * product.gram
     return BlockSystem(gram, right, row_grams)
+
+
+def _zero_background(
+    term: Term, modality: str, grams: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of H and c of a background that is the whole tensor: Grams say it all."""
+    mode = term.mode(modality)
+    free, fixed = term.free(mode), term.fixed(mode)
+    # Gamma = w0 * Hadamard product of the Grams of the other modes' effective matrices
+    gamma = np.full((len(term.columns), len(term.columns)), term.background)
+    for other, name in enumerate(term.modalities):
+        if other != mode:
+            gamma *= term_gram(term, other, grams[name])
+    # The fixed columns' part of xhat is known: it moves to c as -1' Gamma_fixed,free
+    return gamma[np.ix_(free, free)], gamma[np.ix_(fixed, free)].sum(axis=0)
 
 
 def solve_block(
@@ -238,7 +157,3 @@ def _solve_by_row(
         start,
         tolerance,
     )
-
-
-def _host(array: Array) -> np.ndarray:
-    return array.get() if hasattr(array, "get") else array

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization import kernels
-from hyperlearn_dask.factorization.blocks import Shard, augmented_gram, term_gram
+from hyperlearn_dask.factorization.grams import augmented_gram, term_gram
 from hyperlearn_dask.factorization.problem import Problem
 
 
@@ -53,24 +52,10 @@ def moments(
     return Moments((aa, ad, dd), graph, ridge)
 
 
-def shard_line(
-    problem: Problem, shard: Shard, factors: Mapping[str, Array], directions: Mapping[str, Array]
-) -> np.ndarray:
-    """A shard's part of its term along the line.
-
-    ``zero``: <X, xhat(alpha)>, (order + 1,) coefficients; ``unknown``: the sum of squared errors,
-    (2 order + 1,).
-    """
-    term = problem.terms[shard.term]
-    matrices = shard.matrices(term, factors)
-    lines = shard.matrices(term, directions, fill=0.0)
-    compute = kernels.line_model if term.absent == "zero" else kernels.line_fit
-    return compute(shard.tensor, matrices, lines)
-
-
 def objective_line(
     problem: Problem,
     lines: Mapping[str, Sequence[np.ndarray]],
+    backgrounds: Mapping[str, Sequence[np.ndarray]],
     squares: Mapping[str, float],
     by_modality: Mapping[str, Moments],
 ) -> dict[str, np.ndarray]:
@@ -79,7 +64,9 @@ def objective_line(
     Parameters
     ----------
     lines
-        Per term what :func:`shard_line` gave for each of its shards.
+        Per term what its entry shards gave.
+    backgrounds
+        Per ``context`` term what its context shards gave.
     squares
         ||X_p||^2 per term.
     by_modality
@@ -88,15 +75,18 @@ def objective_line(
     parts = {}
     for term in problem.terms.values():
         along = np.sum(lines[term.name], axis=0)
-        if term.absent == "zero":
-            # ||X||^2 - 2 <X, xhat> + ||xhat||^2, the last from Grams: 1' (Hadamard_m G_m(alpha)) 1
-            width = len(term.columns)
-            model = np.ones((1, width, width))
-            for mode, modality in enumerate(term.modalities):
-                grams = [term_gram(term, mode, g) for g in by_modality[modality].grams]
+        along[0] += squares[term.name]
+        if term.background > 0:
+            # w0 sum_background xhat^2 = w0 1' (moment of the passes * Grams of the other modes) 1
+            if term.absent == "context":
+                model, modes = np.sum(backgrounds[term.name], axis=0), [term.target_mode]
+            else:
+                width = len(term.columns)
+                model, modes = np.ones((1, width, width)), list(range(len(term.modalities)))
+            for mode in modes:
+                grams = [term_gram(term, mode, g) for g in by_modality[term.modalities[mode]].grams]
                 model = _multiply(model, np.stack(grams))
-            along = polynomial.polyadd(-2 * along, model.sum(axis=(1, 2)))
-            along[0] += squares[term.name]
+            along = polynomial.polyadd(along, term.background * model.sum(axis=(1, 2)))
         parts[f"fit {term.name}"] = term.weight * along
     for modality, m in by_modality.items():
         if problem.graph_weights.get(modality, 0.0) > 0:

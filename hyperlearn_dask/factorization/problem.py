@@ -28,6 +28,8 @@ class TermSettings:
     weight: float = 1.0
     interactions: Mapping[str, tuple[str, ...]] | None = None
     offset: float | Literal["mean"] = 0.0
+    target: str | None = None
+    absent_weight: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,8 @@ class Term:
     """One relation's part of F.
 
     ``used``: bool (rank,), the columns the term has; ``coupled``: bool (order, rank), true where the
-    mode's own entries are in the product and false where they count as 1.
+    mode's own entries are in the product and false where they count as 1. ``background``: w0, the
+    weight of absent entries (0 for ``unknown``); ``target_mode``: of ``context``, else -1.
     """
 
     name: str
@@ -45,6 +48,13 @@ class Term:
     offset: float
     used: np.ndarray
     coupled: np.ndarray
+    background: float = 0.0
+    target_mode: int = -1
+
+    @property
+    def context_modes(self) -> list[int]:
+        """The modes that make a context: all but the target's."""
+        return [mode for mode in range(len(self.modalities)) if mode != self.target_mode]
 
     def mode(self, modality: str) -> int:
         """The mode of a modality in this term's tensor."""
@@ -174,7 +184,23 @@ def build_problem(
         if not used.any():
             raise InputError("uses no column group at all", key=f"relations.{name}.interactions")
         assert not isinstance(setting.offset, str), "an offset of 'mean' is to be resolved before"
+        target_mode = -1
+        if setting.absent == "context":
+            if setting.target not in modalities:
+                raise InputError(
+                    f"absent = 'context' needs a target (one of {', '.join(modalities)})",
+                    key=f"relations.{name}.target",
+                )
+            target_mode = modalities.index(setting.target)
         terms[name] = Term(
-            name, tuple(modalities), setting.absent, setting.weight, setting.offset, used, coupled
+            name,
+            tuple(modalities),
+            setting.absent,
+            setting.weight,
+            setting.offset,
+            used,
+            coupled,
+            0.0 if setting.absent == "unknown" else setting.absent_weight,
+            target_mode,
         )
     return Problem(dict(sizes), dict(groups), terms, dict(graph_weights), ridge)

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 from distributed import Client, get_worker
 
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.blocks import Shard
+from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.hypergraph.store import read_graph, read_indptr, read_relation, unit_digests
 from hyperlearn_dask.hypergraph.tensor import Hypergraph
 from hyperlearn_dask.training.executor import Handle, Setting, ShardPlace, laplacian_as
@@ -47,6 +48,10 @@ class DaskExecutor:
             {m: len(entities) for m, entities in hypergraph.modalities.items()},
             {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations},
             {address: worker["resources"] for address, worker in workers.items()},
+            {
+                name: (mode, mode == int(np.argmax(hypergraph.relations[name].shape)))
+                for name, mode in setting.target_modes.items()
+            },
         )
         self.places = list(self.placement.holders)
         self.seconds: dict[str, float] = defaultdict(float)

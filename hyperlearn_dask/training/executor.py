@@ -10,13 +10,11 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-import numpy as np
-
 from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.blocks import Shard
+from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of
 from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
 
 Handle = Any  # a value in process, a future on a cluster
@@ -24,7 +22,7 @@ Handle = Any  # a value in process, a future on a cluster
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Entries ``start`` to ``stop`` of a relation: all those of some rows of its sort mode."""
+    """Entries ``start`` to ``stop`` of a relation, or the contexts in them: some rows of its sort mode."""
 
     relation: str
     number: int
@@ -32,10 +30,19 @@ class ShardPlace:
     stop: int
     first_row: int
     rows: int
+    target_mode: int = -1  # of a shard of contexts
+
+    @property
+    def holds_contexts(self) -> bool:
+        return self.target_mode >= 0
 
     @property
     def name(self) -> str:
-        return f"{self.relation}-{self.number}"
+        return f"{self.relation}-{'contexts-' if self.holds_contexts else ''}{self.number}"
+
+    def contexts(self, target_mode: int) -> ShardPlace:
+        """The place of the same rows' contexts."""
+        return replace(self, target_mode=target_mode)
 
     def cut(self, tensor: SparseTensor, offset: float, dtype: str) -> Shard:
         """The shard out of the relation's entries from ``start`` to ``stop``."""
@@ -46,7 +53,11 @@ class ShardPlace:
         shape[mode] = self.rows
         values = (tensor.values - offset).astype(dtype)
         own = SparseTensor(tuple(coords), values, tuple(shape), sorted_by=mode)
-        return Shard(self.relation, own, self.first_row)
+        if not self.holds_contexts:
+            return EntryShard(self.relation, own, self.first_row)
+        # Contexts without the sort mode's rows count theirs from 0.
+        first_row = 0 if self.target_mode == mode else self.first_row
+        return ContextShard(self.relation, contexts_of(own, self.target_mode), first_row)
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Setting:
 
     dtype: str
     offsets: Mapping[str, float]  # per relation, subtracted from its values
+    target_modes: Mapping[str, int]  # per relation with contexts, the mode they leave out
 
 
 class Executor(Protocol):
@@ -88,10 +100,13 @@ class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
 
     def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
-        self.places = [
-            ShardPlace(name, 0, 0, relation.nnz, 0, relation.shape[int(np.argmax(relation.shape))])
+        whole = [
+            ShardPlace(name, 0, 0, relation.nnz, 0, max(relation.shape))
             for name, relation in hypergraph.relations.items()
         ]
+        targets = setting.target_modes
+        contexts = [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
+        self.places = whole + contexts
         self.seconds: dict[str, float] = defaultdict(float)
         self._laplacians = {m: laplacian_as(g.laplacian, setting.dtype) for m, g in hypergraph.graphs.items()}
         self._shards = {

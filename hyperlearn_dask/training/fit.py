@@ -9,9 +9,9 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.config import RelationSpec, TrainingSpec
-from hyperlearn_dask.factorization.blocks import Shard
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
+from hyperlearn_dask.factorization.shards import EntryShard
 from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace
@@ -38,7 +38,14 @@ def problem_of(
     terms = {}
     for name, spec in relations.items():
         offset = hypergraph.relations[name].mean if spec.offset == "mean" else float(spec.offset)
-        terms[name] = TermSettings(spec.absent, spec.weight, spec.interactions, offset)
+        terms[name] = TermSettings(
+            spec.absent,
+            spec.weight,
+            spec.interactions,
+            offset,
+            spec.target,
+            getattr(spec, "absent_weight", 1.0),
+        )
     return build_problem(
         {m: len(entities) for m, entities in hypergraph.modalities.items()},
         {name: relation.modalities for name, relation in hypergraph.relations.items()},
@@ -75,7 +82,11 @@ def fit(
     Model
         With one row of history per sweep; the state after the last sweep is the best, as F never rises.
     """
-    setting = Setting(training.dtype, {name: term.offset for name, term in problem.terms.items()})
+    setting = Setting(
+        training.dtype,
+        {name: term.offset for name, term in problem.terms.items()},
+        {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
+    )
     executor: Executor
     if client is None:
         executor = LocalExecutor(hypergraph, setting)
@@ -131,7 +142,7 @@ def _converged(history: list[SweepReport], tolerance: float) -> bool:
 def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
     """Start values, made at one modality from a sample of every relation and split by modality."""
     samples: dict[str, list[Handle]] = {name: [] for name in problem.terms}
-    for place in executor.places:
+    for place in _entry_places(executor):
         total = max(p.stop for p in executor.places if p.relation == place.relation)
         samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
     first = next(iter(problem.sizes))
@@ -141,7 +152,11 @@ def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict
     return {m: executor.at_modality(f"start-{m}", m, _pick, start, m) for m in problem.sizes}
 
 
-def _sample(shard: Shard, place: ShardPlace, total: int) -> SparseTensor:
+def _entry_places(executor: Executor) -> list[ShardPlace]:
+    return [place for place in executor.places if not place.holds_contexts]
+
+
+def _sample(shard: EntryShard, place: ShardPlace, total: int) -> SparseTensor:
     """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
     entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
     own = entries[(entries >= place.start) & (entries < place.stop)] - place.start
@@ -173,7 +188,8 @@ def _pick(_: Array | None, factors: Mapping[str, np.ndarray], modality: str) -> 
 
 def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
-    seen = [executor.at_shard("seen", place, _seen) for place in executor.places]
+    places = _entry_places(executor)
+    seen = [executor.at_shard("seen", place, _seen) for place in places]
     linked = {
         m: executor.at_modality(f"linked-{m}", m, _linked)
         for m, mu in problem.graph_weights.items()
@@ -181,7 +197,7 @@ def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     }
     seen, linked = executor.gather([seen, linked])
     informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}
-    for place, rows in zip(executor.places, seen):
+    for place, rows in zip(places, seen):
         for modality, index in zip(problem.terms[place.relation].modalities, rows):
             informed[modality][index] = True
     for modality, rows in linked.items():
@@ -189,7 +205,7 @@ def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     return informed
 
 
-def _seen(shard: Shard) -> list[np.ndarray]:
+def _seen(shard: EntryShard) -> list[np.ndarray]:
     rows = [np.unique(c) for c in shard.tensor.coords]
     rows[shard.tensor.sort_mode] = rows[shard.tensor.sort_mode] + shard.first_row
     return rows

@@ -41,7 +41,10 @@ class Placement:
 
 
 def place(
-    sizes: Mapping[str, int], indptrs: Mapping[str, np.ndarray], workers: Mapping[str, Mapping[str, float]]
+    sizes: Mapping[str, int],
+    indptrs: Mapping[str, np.ndarray],
+    workers: Mapping[str, Mapping[str, float]],
+    context_cuts: Mapping[str, tuple[int, bool]] | None = None,
 ) -> Placement:
     """Place modalities and shards on workers.
 
@@ -57,6 +60,9 @@ def place(
         Per relation, where each row of its longest mode starts (rows + 1).
     workers
         The declared resources of each worker, by its address.
+    context_cuts
+        Per relation with contexts their target mode and whether that is the sort mode: then contexts
+        run across all rows, and one worker holds them all.
     """
     if not workers:
         raise InputError("the cluster has no workers; start at least one (dask worker ADDRESS)")
@@ -78,6 +84,10 @@ def place(
         for relation, indptr in indptrs.items()
         for shard in cut_rows(relation, indptr, len(addresses))
     }
+    for relation, (target_mode, across) in (context_cuts or {}).items():
+        for shard in cut_rows(relation, indptrs[relation], 1 if across else len(addresses)):
+            pin = _pin(addresses[shard.number], own[addresses[shard.number]])
+            holders[shard.contexts(target_mode)] = pin
     return Placement({m: owners[m] for m in sizes}, holders)
 
 

@@ -20,25 +20,18 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.blocks import (
-    Product,
-    Shard,
-    assemble,
-    augmented_gram,
-    residual,
-    shard_products,
-    solve_block,
-)
+from hyperlearn_dask.factorization.blocks import assemble, residual, solve_block
+from hyperlearn_dask.factorization.grams import augmented_gram
 from hyperlearn_dask.factorization.objective import (
     at_step,
     best_step,
     inner,
     moments,
     objective_line,
-    shard_line,
 )
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.training.executor import Executor, Handle
+from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard
+from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace
 from hyperlearn_dask.training.report import SweepReport
 
 # A cluster must remember how a result was made until its past is cut off.
@@ -117,7 +110,7 @@ def propose_parallel(
     shared = _shared_products(problem, executor, point)
     proposals = {}
     for modality in point.factors:
-        products = shared[modality] + _own_products(problem, executor, point, modality, "unknown")
+        products = shared[modality] + _own_products(problem, executor, point, modality, one_pass=False)
         proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
     slopes = executor.gather(
         [executor.at_modality(f"slope-{m}", m, _slopes, p) for m, p in proposals.items()]
@@ -141,9 +134,9 @@ def propose_sequential(
     directions = {}
     for modality in point.factors:
         products = [
-            p
-            for absent in ("zero", "unknown")
-            for p in _own_products(problem, executor, point, modality, absent)
+            product
+            for one_pass in (True, False)
+            for product in _own_products(problem, executor, point, modality, one_pass)
         ]
         proposal = _solve(problem, executor, point, modality, products, None)
         directions[modality] = executor.at_modality(
@@ -159,32 +152,50 @@ def propose_sequential(
 
 
 def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
-    """The products of all modes in one pass over each shard whose absent entries are zeros."""
+    """The products of all modes, over the shards where one pass gives them all."""
     products: dict[str, list[Handle]] = {m: [] for m in point.factors}
     for place in executor.places:
-        term = problem.terms[place.relation]
-        if term.absent == "zero":
-            factors = {m: point.factors[m] for m in term.modalities}
-            name = f"mttkrp-{place.name}"
-            of_all = executor.at_shard(name, place, _products, problem, factors, term.modalities)
-            for m in term.modalities:
+        if _one_pass(problem, place):
+            members = problem.terms[place.relation].modalities
+            of_all = _products_at(problem, executor, point, place, members, f"mttkrp-{place.name}")
+            for m in members:
                 products[m].append(executor.at_shard(f"part-{place.name}", place, _part, of_all, m))
     return products
 
 
 def _own_products(
-    problem: Problem, executor: Executor, point: Point, modality: str, absent: str
+    problem: Problem, executor: Executor, point: Point, modality: str, one_pass: bool
 ) -> list[Handle]:
-    """One modality's products over the shards of its relations with the given reading of absence."""
+    """One modality's products, over the shards where one pass would or would not give all modes'."""
     products = []
     for place in executor.places:
-        term = problem.terms[place.relation]
-        if modality in term.modalities and term.absent == absent:
-            factors = {m: point.factors[m] for m in term.modalities}
-            name = f"{'mttkrp' if absent == 'zero' else 'normal'}-{modality}-{place.name}"
-            of_one = executor.at_shard(name, place, _products, problem, factors, (modality,))
+        members = problem.terms[place.relation].modalities
+        if modality in members and _one_pass(problem, place) == one_pass:
+            name = f"{'mttkrp' if one_pass else 'normal'}-{modality}-{place.name}"
+            of_one = _products_at(problem, executor, point, place, (modality,), name)
             products.append(executor.at_shard(f"part-{place.name}", place, _part, of_one, modality))
     return products
+
+
+def _one_pass(problem: Problem, place: ShardPlace) -> bool:
+    """Whether one pass gives all modes: where observed entries weigh no more than the background."""
+    return not place.holds_contexts and problem.terms[place.relation].background == 1
+
+
+def _products_at(
+    problem: Problem,
+    executor: Executor,
+    point: Point,
+    place: ShardPlace,
+    modalities: tuple[str, ...],
+    name: str,
+) -> Handle:
+    members = problem.terms[place.relation].modalities
+    factors = {m: point.factors[m] for m in members}
+    grams = (
+        {members[place.target_mode]: point.grams[members[place.target_mode]]} if place.holds_contexts else {}
+    )
+    return executor.at_shard(name, place, _products, problem, factors, modalities, grams)
 
 
 def _solve(
@@ -216,15 +227,16 @@ def _along(
         for m, factor in point.factors.items()
     }
     lines: dict[str, list[Handle]] = {name: [] for name in problem.terms}
+    backgrounds: dict[str, list[Handle]] = {name: [] for name in problem.terms}
     for place in executor.places:
         members = problem.terms[place.relation].modalities
         factors = {m: point.factors[m] for m in members}
         along = {m: directions[m] for m in members}
-        lines[place.relation].append(
+        (backgrounds if place.holds_contexts else lines)[place.relation].append(
             executor.at_shard(f"line-{place.name}", place, _line, problem, factors, along)
         )
-    by_modality, lines = executor.gather([by_modality, lines])
-    return objective_line(problem, lines, squares, by_modality)
+    by_modality, lines, backgrounds = executor.gather([by_modality, lines, backgrounds])
+    return objective_line(problem, lines, backgrounds, squares, by_modality)
 
 
 def _advance(executor: Executor, point: Point, directions: Mapping[str, Handle], alpha: float) -> Point:
@@ -247,9 +259,10 @@ def _renew(executor: Executor, point: Point, course: Course) -> tuple[Point, Cou
 
 
 def _sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
-    values = executor.gather([executor.at_shard("squares", place, _squares) for place in executor.places])
+    places = [place for place in executor.places if not place.holds_contexts]
+    values = executor.gather([executor.at_shard("squares", place, _squares) for place in places])
     total = dict.fromkeys(problem.terms, 0.0)
-    for place, value in zip(executor.places, values):
+    for place, value in zip(places, values):
         total[place.relation] += value
     return total
 
@@ -258,9 +271,13 @@ def _sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
 
 
 def _products(
-    shard: Shard, problem: Problem, factors: Mapping[str, Array], modalities: tuple[str, ...]
+    shard: Shard,
+    problem: Problem,
+    factors: Mapping[str, Array],
+    modalities: tuple[str, ...],
+    grams: Mapping[str, np.ndarray],
 ) -> dict[str, Product]:
-    return shard_products(problem, shard, factors, modalities)
+    return shard.products(problem, factors, modalities, grams)
 
 
 def _part(_: Shard, products: Mapping[str, Product], modality: str) -> Product:
@@ -270,10 +287,10 @@ def _part(_: Shard, products: Mapping[str, Product], modality: str) -> Product:
 def _line(
     shard: Shard, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
 ) -> np.ndarray:
-    return shard_line(problem, shard, factors, directions)
+    return shard.line(problem, factors, directions)
 
 
-def _squares(shard: Shard) -> float:
+def _squares(shard: EntryShard) -> float:
     return float(np.square(shard.tensor.values, dtype=np.float64).sum())
 
 

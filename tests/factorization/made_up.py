@@ -1,12 +1,13 @@
 """Small random tensors, graphs and problems for the tests of the mathematics."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse
 
-from hyperlearn_dask.factorization.blocks import Shard
 from hyperlearn_dask.factorization.problem import TermSettings, build_problem
+from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, contexts_of
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 
@@ -43,11 +44,21 @@ INTERACTIONS = {
 }
 
 
-def three_mode(rng, absent, interactions, graphs=True, shape=(7, 9, 5)):
+LOSSES = {
+    "zero": TermSettings("zero", 0.7),
+    "zero, weighted": TermSettings("zero", 0.7, absent_weight=0.3),
+    "unknown": TermSettings("unknown", 0.7),
+    "context": TermSettings("context", 0.7, target="c"),
+    "context, weighted": TermSettings("context", 0.7, target="c", absent_weight=0.2),
+    "context of the longest mode": TermSettings("context", 0.7, target="b"),
+}
+
+
+def three_mode(rng, loss, interactions, graphs=True, shape=(7, 9, 5)):
     """A problem over modalities a, b, c with one relation, its data and random factors."""
     coupling, groups = INTERACTIONS[interactions]
     sizes = dict(zip("abc", shape))
-    settings = {"r": TermSettings(absent, 0.7, coupling, 0.0)}
+    settings = {"r": replace(LOSSES[loss], interactions=coupling)}
     weights = {"a": 0.5, "b": 2.0} if graphs else {}
     problem = build_problem(sizes, {"r": ("a", "b", "c")}, settings, groups, weights, 0.1)
     tensor = random_tensor(rng, shape, 60)
@@ -59,9 +70,13 @@ def three_mode(rng, absent, interactions, graphs=True, shape=(7, 9, 5)):
     return problem, tensor, laplacians, factors
 
 
-def whole(tensor, name="r"):
-    """A relation as its only shard."""
-    return Shard(name, tensor, 0)
+def whole(problem, tensor, name="r"):
+    """A relation as its only shard, or two: its entries and its contexts."""
+    term = problem.terms[name]
+    shards = [EntryShard(name, tensor)]
+    if term.absent == "context":
+        shards.append(ContextShard(name, contexts_of(tensor, term.target_mode)))
+    return shards
 
 
 def loop_predict(problem, name, factors, index):
@@ -79,15 +94,27 @@ def loop_predict(problem, name, factors, index):
     return total
 
 
+def _without(cell, mode):
+    return cell[:mode] + cell[mode + 1 :]
+
+
 def loop_objective(problem, tensors, laplacians, factors):
-    """F, straight from its definition: every cell of a ``zero`` tensor is visited."""
+    """F, straight from its definition: every cell of the tensor is visited."""
     total = 0.0
     for name, term in problem.terms.items():
         tensor = tensors[name]
         values = {tuple(int(c[e]) for c in tensor.coords): v for e, v in enumerate(tensor.values)}
-        cells = itertools.product(*map(range, tensor.shape)) if term.absent == "zero" else values
-        for cell in cells:
-            total += term.weight * (values.get(cell, 0.0) - loop_predict(problem, name, factors, cell)) ** 2
+        contexts = {_without(cell, term.target_mode) for cell in values}
+        for cell in itertools.product(*map(range, tensor.shape)):
+            if cell in values:
+                weight = term.weight
+            elif term.absent == "zero" or (
+                term.absent == "context" and _without(cell, term.target_mode) in contexts
+            ):
+                weight = term.weight * term.background
+            else:
+                continue
+            total += weight * (values.get(cell, 0.0) - loop_predict(problem, name, factors, cell)) ** 2
     for m, factor in factors.items():
         a = factor[:, problem.free_columns(m)]
         if m in laplacians:

@@ -1,16 +1,20 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from hyperlearn_dask.factorization import blocks
+from hyperlearn_dask.factorization.grams import augmented_gram
 from hyperlearn_dask.factorization.problem import TermSettings, build_problem
+from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, contexts_of
 
-from .made_up import INTERACTIONS, loop_objective, random_laplacian, random_tensor, three_mode, whole
+from .made_up import INTERACTIONS, LOSSES, loop_objective, random_laplacian, random_tensor, three_mode, whole
 
 
 def solve(problem, shards, laplacians, factors, modality):
-    grams = {m: blocks.augmented_gram(a) for m, a in factors.items()}
+    grams = {m: augmented_gram(a) for m, a in factors.items()}
     products = [
-        blocks.shard_products(problem, s, factors, [modality])[modality]
+        s.products(problem, factors, [modality], grams)[modality]
         for s in shards
         if modality in problem.terms[s.term].modalities
     ]
@@ -28,14 +32,14 @@ def solve(problem, shards, laplacians, factors, modality):
 
 @pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("interactions", INTERACTIONS)
-@pytest.mark.parametrize("absent", ["zero", "unknown"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("modality", ["a", "b", "c"])
 def test_the_solution_is_where_the_gradient_of_the_loop_objective_vanishes(
-    absent, interactions, modality, graphs
+    loss, interactions, modality, graphs
 ):
     rng = np.random.default_rng(0)
-    problem, tensor, laplacians, factors = three_mode(rng, absent, interactions, graphs)
-    solved, free = solve(problem, [whole(tensor)], laplacians, factors, modality)
+    problem, tensor, laplacians, factors = three_mode(rng, loss, interactions, graphs)
+    solved, free = solve(problem, whole(problem, tensor), laplacians, factors, modality)
 
     def objective(matrix):
         return loop_objective(problem, {"r": tensor}, laplacians, {**solved, modality: matrix})
@@ -109,30 +113,38 @@ def test_two_relations_of_half_the_weight_equal_one():
         problem.graph_weights,
         problem.ridge,
     )
-    one, _ = solve(problem, [whole(tensor)], laplacians, factors, "b")
-    two, _ = solve(twice, [whole(tensor, "p"), whole(tensor, "q")], laplacians, factors, "b")
+    one, _ = solve(problem, whole(problem, tensor), laplacians, factors, "b")
+    two, _ = solve(twice, [*whole(twice, tensor, "p"), *whole(twice, tensor, "q")], laplacians, factors, "b")
     np.testing.assert_allclose(one["b"], two["b"], atol=1e-10)
 
 
-@pytest.mark.parametrize("absent", ["zero", "unknown"])
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("cuts", [(3,), (1, 5), (2, 4, 6, 8)])
-def test_any_cut_into_shards_gives_the_uncut_block(absent, cuts):
+def test_any_cut_into_shards_gives_the_uncut_block(loss, cuts):
     rng = np.random.default_rng(5)
-    problem, tensor, laplacians, factors = three_mode(rng, absent, "pairs and biases")
-    rows = tensor.coords[tensor.sort_mode]
+    problem, tensor, laplacians, factors = three_mode(rng, loss, "pairs and biases")
+    term, sort = problem.terms["r"], tensor.sort_mode
     shards = []
-    for first, last in zip((0, *cuts), (*cuts, tensor.shape[tensor.sort_mode])):
-        own = tensor[int(np.searchsorted(rows, first)) : int(np.searchsorted(rows, last))]
-        coords = list(own.coords)
-        coords[tensor.sort_mode] = coords[tensor.sort_mode] - first
-        shape = list(tensor.shape)
-        shape[tensor.sort_mode] = last - first
-        own = type(tensor)(tuple(coords), own.values, tuple(shape), sorted_by=tensor.sort_mode)
-        shards.append(blocks.Shard("r", own, first))
+    for first, last in itertools.pairwise((0, *cuts, tensor.shape[sort])):
+        own = rows_of(tensor, first, last)
+        shards.append(EntryShard("r", own, first))
+        if term.absent == "context" and term.target_mode != sort:
+            shards.append(ContextShard("r", contexts_of(own, term.target_mode), first))
+    if term.absent == "context" and term.target_mode == sort:  # contexts run across the rows
+        shards.append(ContextShard("r", contexts_of(tensor, term.target_mode)))
     for modality in "abc":
-        uncut, _ = solve(problem, [whole(tensor)], laplacians, factors, modality)
+        uncut, _ = solve(problem, whole(problem, tensor), laplacians, factors, modality)
         cut, _ = solve(problem, shards, laplacians, factors, modality)
-        np.testing.assert_allclose(cut[modality], uncut[modality], rtol=1e-9, atol=1e-10)
+        np.testing.assert_allclose(cut[modality], uncut[modality], rtol=1e-8, atol=1e-9)
+
+
+def rows_of(tensor, first, last):
+    sort = tensor.sort_mode
+    own = tensor[slice(*np.searchsorted(tensor.coords[sort], [first, last]))]
+    coords, shape = list(own.coords), list(own.shape)
+    coords[sort] = coords[sort] - first
+    shape[sort] = last - first
+    return type(tensor)(tuple(coords), own.values, tuple(shape), sorted_by=sort)
 
 
 def test_a_singular_system_without_ridge_is_solved_without_blowing_up():

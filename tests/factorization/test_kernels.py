@@ -21,7 +21,7 @@ def loop_mttkrp(tensor, matrices, mode):
     return out
 
 
-def loop_normal_equations(tensor, matrices, mode, free, fixed):
+def loop_normal_equations(tensor, matrices, mode, free, fixed, weight):
     gram = np.zeros((tensor.shape[mode], len(free), len(free)))
     right = np.zeros((tensor.shape[mode], len(free)))
     for e in range(tensor.nnz):
@@ -30,8 +30,8 @@ def loop_normal_equations(tensor, matrices, mode, free, fixed):
             if m != mode:
                 z = z * matrices[m][tensor.coords[m][e]]
         i = tensor.coords[mode][e]
-        gram[i] += np.outer(z[free], z[free])
-        right[i] += z[free] * (tensor.values[e] - z[fixed].sum())
+        gram[i] += weight * np.outer(z[free], z[free])
+        right[i] += z[free] * (tensor.values[e] - weight * z[fixed].sum())
     return gram, right
 
 
@@ -81,24 +81,48 @@ def test_normal_equations_are_the_loop(case, data):
     for m, matrix in enumerate(matrices):
         if m == mode:
             matrix[:, fixed] = 1
-    gram, right = cpu.normal_equations(tensor, matrices, mode, free, fixed, *cpu.group_by_row(tensor, mode))
-    expected_gram, expected_right = loop_normal_equations(tensor, matrices, mode, free, fixed)
+    weight = data.draw(st.sampled_from([1.0, 0.3]))
+    grouped = cpu.group_by_row(tensor, mode)
+    gram, right = cpu.normal_equations(tensor, matrices, mode, free, fixed, weight, *grouped)
+    expected_gram, expected_right = loop_normal_equations(tensor, matrices, mode, free, fixed, weight)
     np.testing.assert_allclose(gram, expected_gram, rtol=tolerance, atol=tolerance * 50)
     np.testing.assert_allclose(right, expected_right, rtol=tolerance, atol=tolerance * 50)
 
 
 @settings(max_examples=40, deadline=None)
-@given(cases(), st.floats(-1.5, 1.5))
-def test_line_polynomials_have_the_values_of_the_loop(case, alpha):
+@given(cases(), st.floats(-1.5, 1.5), st.sampled_from([0.0, 0.3, 1.0]))
+def test_the_line_polynomial_has_the_values_of_the_loop(case, alpha, weight):
     tensor, matrices, directions, tolerance = case
     moved = tuple(a.astype(float) + alpha * d for a, d in zip(matrices, directions))
     values = loop_values(tensor, moved)
-    model = np.polynomial.polynomial.polyval(alpha, cpu.line_model(tensor, matrices, directions))
-    fit = np.polynomial.polynomial.polyval(alpha, cpu.line_fit(tensor, matrices, directions))
-    scale = 1 + np.abs(tensor.values).max() ** 2 + (np.abs(values) ** 2).sum()
-    scale *= 4.0**tensor.order
-    assert model == pytest.approx((tensor.values * values).sum(), abs=tolerance * scale * 10)
-    assert fit == pytest.approx(((tensor.values - values) ** 2).sum(), abs=tolerance * scale * 10)
+    line = np.polynomial.polynomial.polyval(alpha, cpu.line(tensor, matrices, directions, weight))
+    scale = (1 + np.abs(tensor.values).max() ** 2 + (np.abs(values) ** 2).sum()) * 4.0**tensor.order
+    expected = (-2 * tensor.values * values + weight * values**2).sum()
+    assert line == pytest.approx(expected, abs=tolerance * scale * 10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.data())
+def test_context_equations_are_the_loop(case, data):
+    contexts, matrices, _, tolerance = case
+    mode = data.draw(st.integers(0, contexts.order - 1))
+    rank = matrices[0].shape[1]
+    split = data.draw(st.integers(1, rank))
+    free, fixed = np.arange(split), np.arange(split, rank)
+    target = np.random.default_rng(0).normal(size=(7, rank))
+    target_gram = target.T @ target
+    gram, right = cpu.context_equations(
+        contexts, matrices, mode, free, fixed, target_gram, *cpu.group_by_row(contexts, mode)
+    )
+    expected_gram, expected_right = np.zeros_like(gram, dtype=float), np.zeros_like(right, dtype=float)
+    for e in range(contexts.nnz):
+        others = [a[contexts.coords[m][e]] for m, a in enumerate(matrices) if m != mode]
+        for t in range(7):  # xhat of (context, target) = sum_r own_r w_r target_r
+            z = np.prod(others, axis=0) * target[t]
+            expected_gram[contexts.coords[mode][e]] += np.outer(z[free], z[free])
+            expected_right[contexts.coords[mode][e]] -= z[free] * z[fixed].sum()
+    np.testing.assert_allclose(gram, expected_gram, rtol=tolerance, atol=tolerance * 500)
+    np.testing.assert_allclose(right, expected_right, rtol=tolerance, atol=tolerance * 500)
 
 
 def test_a_shard_that_starts_inside_the_tensor_gives_its_rows():

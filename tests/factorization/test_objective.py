@@ -3,13 +3,15 @@ import pytest
 
 from hyperlearn_dask.factorization import objective
 
-from .made_up import INTERACTIONS, loop_objective, three_mode, whole
+from .made_up import INTERACTIONS, LOSSES, loop_objective, three_mode, whole
 
 
 def line(problem, tensor, laplacians, factors, directions):
+    along = [shard.line(problem, factors, directions) for shard in whole(problem, tensor)]
     return objective.objective_line(
         problem,
-        {"r": [objective.shard_line(problem, whole(tensor), factors, directions)]},
+        {"r": along[:1]},
+        {"r": along[1:]},
         {"r": float((tensor.values**2).sum())},
         {m: objective.moments(problem, m, a, directions[m], laplacians.get(m)) for m, a in factors.items()},
     )
@@ -25,10 +27,10 @@ def random_directions(problem, factors, rng):
 
 
 @pytest.mark.parametrize("interactions", INTERACTIONS)
-@pytest.mark.parametrize("absent", ["zero", "unknown"])
-def test_the_polynomial_is_the_loop_objective_everywhere_on_the_line(absent, interactions):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_polynomial_is_the_loop_objective_everywhere_on_the_line(loss, interactions):
     rng = np.random.default_rng(0)
-    problem, tensor, laplacians, factors = three_mode(rng, absent, interactions)
+    problem, tensor, laplacians, factors = three_mode(rng, loss, interactions)
     directions = random_directions(problem, factors, rng)
     parts = line(problem, tensor, laplacians, factors, directions)
     for alpha in (-1.3, 0.0, 0.4, 1.0, 2.0):
@@ -37,11 +39,11 @@ def test_the_polynomial_is_the_loop_objective_everywhere_on_the_line(absent, int
         assert sum(objective.at_step(parts, alpha).values()) == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("absent", ["zero", "unknown"])
-def test_no_other_step_is_better(absent):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_no_other_step_is_better(loss):
     rng = np.random.default_rng(1)
     for _ in range(5):
-        problem, tensor, laplacians, factors = three_mode(rng, absent, "cp")
+        problem, tensor, laplacians, factors = three_mode(rng, loss, "cp")
         parts = line(problem, tensor, laplacians, factors, random_directions(problem, factors, rng))
         best = sum(objective.at_step(parts, objective.best_step(parts)).values())
         for alpha in np.linspace(-3, 3, 601):

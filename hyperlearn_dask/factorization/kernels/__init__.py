@@ -6,6 +6,12 @@ the coordinates and values of a shard, and returns plain arrays. See ``cpu.py`` 
 
 from __future__ import annotations
 
-from hyperlearn_dask.factorization.kernels.cpu import line_fit, line_model, mttkrp, normal_equations
+from hyperlearn_dask.factorization.kernels.cpu import (
+    context_equations,
+    group_by_row,
+    line,
+    mttkrp,
+    normal_equations,
+)
 
-__all__ = ["line_fit", "line_model", "mttkrp", "normal_equations"]
+__all__ = ["context_equations", "group_by_row", "line", "mttkrp", "normal_equations"]

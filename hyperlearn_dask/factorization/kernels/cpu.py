@@ -54,13 +54,15 @@ def normal_equations(
     mode: int,
     free: np.ndarray,
     fixed: np.ndarray,
+    weight: float,
     entries: np.ndarray,
     starts: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Row-wise normal equations of one mode over the observed entries.
 
     With z the product of the other modes' rows, split into the mode's ``free`` and ``fixed`` columns:
-    H_i = sum z_free z_free', c_i = sum z_free (x - sum z_fixed), over the entries of row i.
+    H_i = v sum z_free z_free', c_i = sum z_free (x - v sum z_fixed), over the entries of row i, which
+    belong to the loss sum -2 x xhat + v xhat^2.
 
     Parameters
     ----------
@@ -76,20 +78,49 @@ def normal_equations(
     rows, width = len(starts) - 1, len(free)
     gram = np.zeros((rows, width, width), dtype=matrices[0].dtype)
     right = np.zeros((rows, width), dtype=matrices[0].dtype)
-    _normal_equations(coords, values, matrices, mode, free, fixed, entries, starts, gram, right)
+    v = values.dtype.type(weight)
+    _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, gram, right)
     return gram, right
 
 
-def line_model(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
-    """<X, [[A + alpha D]]> as a polynomial in alpha: coefficients (order + 1,), lowest first."""
-    coords, values = _kernel_input(tensor, matrices)
-    return np.asarray(_line_model(coords, values, matrices, directions, _thread_bounds(tensor)).sum(axis=0))
+def context_equations(
+    contexts: SparseTensor,
+    matrices: Matrices,
+    mode: int,
+    free: np.ndarray,
+    fixed: np.ndarray,
+    target_gram: np.ndarray,
+    entries: np.ndarray,
+    starts: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row-wise normal equations of one mode over all targets of the contexts.
+
+    With w the product of the other context modes' rows, M_i = sum w w' over the contexts of row i and
+    G the target's Gram: H_i = (M_i * G)_free,free and c_i = -(M_i * G)_free,fixed 1.
+
+    Returns
+    -------
+    H (n_m x f x f), c (n_m x f)
+        In the dtype of the matrices.
+    """
+    coords, _ = _kernel_input(contexts, matrices)
+    rows, width, dtype = len(starts) - 1, len(free), matrices[0].dtype
+    gram = np.empty((rows, width, width), dtype=dtype)
+    right = np.empty((rows, width), dtype=dtype)
+    whole = np.ascontiguousarray(target_gram, dtype=dtype)
+    _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, gram, right)
+    return gram, right
 
 
-def line_fit(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
-    """sum over the entries of (x - xhat(A + alpha D))^2: coefficients (2 order + 1,), lowest first."""
+def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight: float) -> np.ndarray:
+    """sum over the entries of -2 x xhat(alpha) + v xhat(alpha)^2 with xhat(alpha) = [[A + alpha D]].
+
+    Returns
+    -------
+    (2 order + 1,) coefficients in float64, lowest first.
+    """
     coords, values = _kernel_input(tensor, matrices)
-    return np.asarray(_line_fit(coords, values, matrices, directions, _thread_bounds(tensor)).sum(axis=0))
+    return np.asarray(_line(coords, values, matrices, directions, weight, _thread_bounds(tensor)).sum(axis=0))
 
 
 def group_by_row(tensor: SparseTensor, mode: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +174,7 @@ def _mttkrp(coords, values, matrices, bounds, outputs):  # type: ignore[no-untyp
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _normal_equations(coords, values, matrices, mode, free, fixed, entries, starts, gram, right):  # type: ignore[no-untyped-def]
+def _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, gram, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
     width = len(free)
@@ -159,15 +190,46 @@ def _normal_equations(coords, values, matrices, mode, free, fixed, entries, star
                         z[r] *= row[r]
             x = values[e]
             for r in fixed:
-                x -= z[r]
+                x -= v * z[r]
             for a in range(width):
                 za = z[free[a]]
                 right[i, a] += za * x
                 for b in range(a + 1):
-                    gram[i, a, b] += za * z[free[b]]
+                    gram[i, a, b] += v * za * z[free[b]]
         for a in range(width):
             for b in range(a):
                 gram[i, b, a] = gram[i, a, b]
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _context_equations(coords, matrices, mode, free, fixed, target_gram, entries, starts, gram, right):  # type: ignore[no-untyped-def]
+    order = len(matrices)
+    rank = matrices[0].shape[1]
+    for i in numba.prange(len(starts) - 1):
+        w = np.empty(rank, dtype=target_gram.dtype)
+        moment = np.zeros((rank, rank), dtype=target_gram.dtype)
+        for position in range(starts[i], starts[i + 1]):
+            e = entries[position]
+            w[:] = 1
+            for m in range(order):
+                if m != mode:
+                    row = matrices[m][coords[m][e]]
+                    for r in range(rank):
+                        w[r] *= row[r]
+            for a in range(rank):
+                wa = w[a]
+                for b in range(a + 1):
+                    moment[a, b] += wa * w[b]
+        for a in range(rank):
+            for b in range(a + 1):
+                moment[a, b] *= target_gram[a, b]
+                moment[b, a] = moment[a, b]
+        for a in range(len(free)):
+            for b in range(len(free)):
+                gram[i, a, b] = moment[free[a], free[b]]
+            right[i, a] = 0
+            for r in fixed:
+                right[i, a] -= moment[free[a], r]
 
 
 @numba.njit(inline="always")
@@ -191,21 +253,7 @@ def _along_line(coords, matrices, directions, e, term, value):  # type: ignore[n
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _line_model(coords, values, matrices, directions, bounds):  # type: ignore[no-untyped-def]
-    order = len(matrices)
-    total = np.zeros((len(bounds) - 1, order + 1))
-    for thread in numba.prange(len(bounds) - 1):
-        term = np.empty((order + 1, matrices[0].shape[1]), dtype=values.dtype)
-        value = np.empty(order + 1)
-        for e in range(bounds[thread], bounds[thread + 1]):
-            _along_line(coords, matrices, directions, e, term, value)
-            for k in range(order + 1):
-                total[thread, k] += np.float64(values[e]) * value[k]
-    return total
-
-
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _line_fit(coords, values, matrices, directions, bounds):  # type: ignore[no-untyped-def]
+def _line(coords, values, matrices, directions, weight, bounds):  # type: ignore[no-untyped-def]
     order = len(matrices)
     total = np.zeros((len(bounds) - 1, 2 * order + 1))
     for thread in numba.prange(len(bounds) - 1):
@@ -213,8 +261,10 @@ def _line_fit(coords, values, matrices, directions, bounds):  # type: ignore[no-
         value = np.empty(order + 1)
         for e in range(bounds[thread], bounds[thread + 1]):
             _along_line(coords, matrices, directions, e, term, value)
-            value[0] -= np.float64(values[e])
             for a in range(order + 1):
-                for b in range(order + 1):
-                    total[thread, a + b] += value[a] * value[b]
+                total[thread, a] -= 2 * np.float64(values[e]) * value[a]
+            if weight != 0:
+                for a in range(order + 1):
+                    for b in range(order + 1):
+                        total[thread, a + b] += weight * value[a] * value[b]
     return total

@@ -1,0 +1,241 @@
+"""Shards: runs of a relation's entries, or of its contexts, and what they contribute.
+
+A term's loss is a sum over observed entries and, with weight w0, over the *background*, the cells
+whose absence means 0:
+    sum_observed [x^2 - 2 x xhat + (1 - w0) xhat^2] + w0 sum_background xhat^2,
+where the background is the whole tensor (``zero``; it needs no pass, only Grams), every target of
+every context that occurs (``context``), or nothing (``unknown``: w0 = 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization.grams import term_gram
+from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """What one shard contributes to one modality's block: rows ``first_row`` and on.
+
+    ``right``: (rows x f) of c_i; ``gram``: (rows x f x f) of H_i; ``common``: (f x f) of the H that
+    all rows share. All over the term's free columns of the modality, without the term's weight, and
+    None where the shard has nothing to say.
+    """
+
+    term: str
+    first_row: int = 0
+    right: Array | None = None
+    gram: Array | None = None
+    common: np.ndarray | None = None
+
+
+class Shard(Protocol):
+    """What training asks of a shard."""
+
+    def products(
+        self,
+        problem: Problem,
+        factors: Mapping[str, Array],
+        modalities: Sequence[str],
+        grams: Mapping[str, np.ndarray],
+    ) -> dict[str, Product]:
+        """The contribution to the blocks of some of its modalities, all from one point."""
+        ...
+
+    def line(
+        self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
+    ) -> np.ndarray:
+        """The contribution to F(A + alpha D), as :func:`..objective.objective_line` expects it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class EntryShard:
+    """A run of one relation's entries, with the rows of its sort mode counted from ``first_row``."""
+
+    term: str
+    tensor: SparseTensor
+    first_row: int = 0
+    _by_row: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def products(
+        self,
+        problem: Problem,
+        factors: Mapping[str, Array],
+        modalities: Sequence[str],
+        grams: Mapping[str, np.ndarray],
+    ) -> dict[str, Product]:
+        """MTTKRPs in one pass where w0 = 1; else the normal equations of each modality."""
+        term = problem.terms[self.term]
+        matrices = self._matrices(term, factors, fill=1.0)
+        modes = tuple(mode for mode, modality in enumerate(term.modalities) if modality in modalities)
+        first = {mode: self.first_row if mode == self.tensor.sort_mode else 0 for mode in modes}
+        if term.background == 1:
+            rows = kernels.mttkrp(self.tensor, matrices, modes)
+            return {
+                term.modalities[m]: Product(term.name, first[m], take_columns(rows[m], term.free(m)))
+                for m in modes
+            }
+        products = {}
+        for m in modes:
+            if m not in self._by_row:
+                self._by_row[m] = kernels.group_by_row(self.tensor, m)
+            gram, right = kernels.normal_equations(
+                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *self._by_row[m]
+            )
+            products[term.modalities[m]] = Product(term.name, first[m], right, gram)
+        return products
+
+    def line(
+        self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
+    ) -> np.ndarray:
+        """sum over the entries of -2 x xhat(alpha) + (1 - w0) xhat(alpha)^2; (2 order + 1,)."""
+        term = problem.terms[self.term]
+        matrices = self._matrices(term, factors, fill=1.0)
+        lines = self._matrices(term, directions, fill=0.0)
+        return kernels.line(self.tensor, matrices, lines, 1 - term.background)
+
+    def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
+        """The effective matrices the entries index: of the sort mode only the shard's rows."""
+        return tuple(
+            term.effective(mode, _rows(factors[modality], self, mode), fill)
+            for mode, modality in enumerate(term.modalities)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ContextShard:
+    """A run of the distinct contexts of a relation with ``absent = context``.
+
+    ``tensor``: of one order less than the relation, without its target mode; the values play no part.
+    """
+
+    term: str
+    tensor: SparseTensor
+    first_row: int = 0
+    _by_row: dict[int, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def products(
+        self,
+        problem: Problem,
+        factors: Mapping[str, Array],
+        modalities: Sequence[str],
+        grams: Mapping[str, np.ndarray],
+    ) -> dict[str, Product]:
+        """The background's part of the blocks, with z_c the product of a context's rows.
+
+        Target: H = w0 sum_c z_c z_c'. A context modality, with w_c the product of the other rows and
+        G the target's Gram: H_i = w0 (sum_c w_c w_c') * G over the contexts of row i.
+        """
+        term = problem.terms[self.term]
+        members = term.context_modes
+        matrices = self._matrices(term, factors, fill=1.0)
+        target_gram = term_gram(term, term.target_mode, grams[term.modalities[term.target_mode]])
+        products = {}
+        for modality in modalities:
+            mode = term.mode(modality)
+            free, fixed = term.free(mode), term.fixed(mode)
+            if mode == term.target_mode:
+                whole = term.background * _second_moment(self.tensor, (matrices,))[0]
+                right = -whole[np.ix_(fixed, free)].sum(axis=0)
+                rows = np.broadcast_to(right, (problem.sizes[modality], len(free)))
+                products[modality] = Product(term.name, 0, rows, None, whole[np.ix_(free, free)])
+                continue
+            at = members.index(mode)
+            if at not in self._by_row:
+                self._by_row[at] = kernels.group_by_row(self.tensor, at)
+            gram, right = kernels.context_equations(
+                self.tensor, matrices, at, free, fixed, term.background * target_gram, *self._by_row[at]
+            )
+            first = self.first_row if at == self.tensor.sort_mode else 0
+            products[modality] = Product(term.name, first, right, gram)
+        return products
+
+    def line(
+        self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
+    ) -> np.ndarray:
+        """sum_c z_c(alpha) z_c(alpha)', (2 order - 1, used, used): the target's Gram completes it."""
+        term = problem.terms[self.term]
+        return _second_moment(
+            self.tensor,
+            (self._matrices(term, factors, fill=1.0), self._matrices(term, directions, fill=0.0)),
+        )
+
+    def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
+        return tuple(
+            term.effective(mode, _rows(factors[term.modalities[mode]], self, at), fill)
+            for at, mode in enumerate(term.context_modes)
+        )
+
+
+def contexts_of(tensor: SparseTensor, target_mode: int) -> SparseTensor:
+    """The distinct contexts of a relation, or of some rows of it: its tuples without the target.
+
+    Sorted by the relation's sort mode, or by the longest of the others where that is the target.
+    """
+    modes = [mode for mode in range(tensor.order) if mode != target_mode]
+    shape = tuple(tensor.shape[mode] for mode in modes)
+    first = modes.index(tensor.sort_mode) if tensor.sort_mode in modes else int(np.argmax(shape))
+    coords = [tensor.coords[mode] for mode in modes]
+    order = np.lexsort([*(c for at, c in enumerate(coords) if at != first), coords[first]])
+    coords = [c[order] for c in coords]
+    new = np.ones(tensor.nnz, dtype=bool)
+    if tensor.nnz:
+        new[1:] = np.any([c[1:] != c[:-1] for c in coords], axis=0)
+    return SparseTensor(tuple(c[new] for c in coords), np.ones(int(new.sum())), shape, sorted_by=first)
+
+
+# Contexts whose products are held at once.
+CHUNK = 16384
+
+
+def _second_moment(contexts: SparseTensor, along: tuple[tuple[Array, ...], ...]) -> np.ndarray:
+    """sum_c z_c(alpha) z_c(alpha)' as coefficients (2 modes + 1 or 1, used, used), lowest first.
+
+    ``along``: the matrices, and the directions if there is a line.
+    """
+    used = along[0][0].shape[1]
+    degree = contexts.order if len(along) > 1 else 0
+    total = np.zeros((2 * degree + 1, used, used))
+    for start in range(0, contexts.nnz, CHUNK):
+        rows = [c[start : start + CHUNK] for c in contexts.coords]
+        z = [along[0][0][rows[0]]]
+        if degree:
+            z.append(along[1][0][rows[0]])
+        for mode in range(1, contexts.order):
+            a = along[0][mode][rows[mode]]
+            if not degree:
+                z[0] = z[0] * a
+                continue
+            d = along[1][mode][rows[mode]]
+            # (z_0 + z_1 alpha + ...) (a + d alpha)
+            z = [
+                *(low * a + high * d if k else low * a for k, (low, high) in enumerate(zip(z, [z[0], *z]))),
+                z[-1] * d,
+            ]
+        for j, left in enumerate(z):
+            for k, right in enumerate(z):
+                if j <= k:
+                    block = left.T @ right
+                    total[j + k] += block if j == k else block + block.T
+    return total
+
+
+def _rows(factor: Array, shard: EntryShard | ContextShard, mode: int) -> Array:
+    if mode != shard.tensor.sort_mode:
+        return factor
+    return factor[shard.first_row : shard.first_row + shard.tensor.shape[mode]]
+
+
+def take_columns(matrix: Array, columns: np.ndarray) -> Array:
+    """Some columns of a matrix, without a copy where they are all."""
+    return matrix if len(columns) == matrix.shape[1] else matrix[:, columns]

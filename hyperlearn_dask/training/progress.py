@@ -1,0 +1,126 @@
+"""What a person sees while training runs: a live display, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from hyperlearn_dask.training.report import SweepReport
+
+EVERY_SWEEPS = 10  # a plain line at least so often ...
+EVERY_SECONDS = 5.0  # ... or after so long
+_RECENT = 20  # sweeps that the remaining time is judged by
+_STEPS_SHOWN = 8
+
+
+class TrainingProgress:
+    """An ``on_sweep`` callback that shows every :class:`SweepReport` on a console.
+
+    Parameters
+    ----------
+    console
+        Where to show it; the display is live if this is a terminal.
+    sweeps
+        How many sweeps there are at most; training may converge before.
+    """
+
+    def __init__(self, console: Console, sweeps: int) -> None:
+        self._console = console
+        self._sweeps = sweeps
+        self._objective: float | None = None
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._seconds_by: dict[str, float] = {}
+        self._last: str | None = None  # a plain line not shown yet
+        self._shown = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+
+    def __enter__(self) -> TrainingProgress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+        elif self._last is not None and kind is None:
+            self._say(self._last)
+
+    def __call__(self, report: SweepReport) -> None:
+        change = relative_change(self._objective, report.objective)
+        self._objective = report.objective
+        self._recent.append(report.seconds)
+        for name, seconds in report.seconds_by.items():
+            self._seconds_by[name] = self._seconds_by.get(name, 0.0) + seconds
+        left = (self._sweeps - report.sweep) * sum(self._recent) / len(self._recent)
+        if self._live is not None:
+            self._live.update(self._table(report, change, left), refresh=True)
+            return
+        self._last = self._line(report, change, left)
+        due = report.sweep == 1 or report.sweep % EVERY_SWEEPS == 0 or report.sweep == self._sweeps
+        if due or time.monotonic() - self._shown >= EVERY_SECONDS:
+            self._say(self._last)
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+        self._last, self._shown = None, time.monotonic()
+
+    def _line(self, report: SweepReport, change: str, left: float) -> str:
+        parts = [f"sweep {report.sweep}/{self._sweeps}", f"F {report.objective:,.6g} ({change})"]
+        parts += [f"{name} {value:,.4g}" for name, value in report.parts.items()]
+        if report.step is not None:
+            parts.append(f"step {report.step:.3g}")
+        parts += [f"{report.seconds:.2g} s", f"at most {duration(left)} left"]
+        return "  " + ", ".join(parts)
+
+    def _table(self, report: SweepReport, change: str, left: float) -> Table:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        table.add_column(style="bold")
+        table.add_column()
+        table.add_row("sweep", f"{report.sweep} of at most {self._sweeps}")
+        table.add_row("objective", f"{report.objective:,.6g}  {change}")
+        table.add_row("its parts", "  ".join(f"{name} {value:,.4g}" for name, value in report.parts.items()))
+        if report.step is not None:
+            table.add_row("step length", f"{report.step:.3g}")
+        longest = sorted(self._seconds_by.items(), key=lambda item: -item[1])[:_STEPS_SHOWN]
+        steps = "  ".join(f"{name} {seconds / report.sweep:.2g}" for name, seconds in longest)
+        table.add_row("s a sweep", f"{sum(self._recent) / len(self._recent):.2g}  ({steps})")
+        table.add_row("time left", f"at most {duration(left)}")
+        return table
+
+
+def relative_change(before: float | None, now: float) -> str:
+    """The fall of F as a fraction of what it was, for a person.
+
+    >>> relative_change(200.0, 199.0)
+    '-0.5 %'
+    """
+    if before is None:
+        return "first"
+    return f"{100 * (now - before) / abs(before):+.2g} %" if before else f"{now - before:+.2g}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for a person.
+
+    >>> duration(0.4), duration(75), duration(7300)
+    ('0.4 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
