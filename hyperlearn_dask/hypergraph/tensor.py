@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,5 +138,5 @@ class Hypergraph:
 
     modalities: dict[str, Modality]
     relations: dict[str, Relation]
-    graphs: dict[str, Graph]
+    graphs: Mapping[str, Graph]  # of a store: each is read when first asked for
     path: Path | None = None

@@ -1,0 +1,305 @@
+"""The hypergraph as a Zarr store, unit by unit.
+
+``modalities/<m>``
+    ``ids`` and, if there are any, ``labels``; attributes ``count``, ``labels_digest``.
+``relations/<p>``
+    ``coord_0`` …, ``values`` and ``indptr`` (see :func:`read_indptr`); entries are unique and sorted by
+    the longest mode, then by the others; attributes ``modalities``, ``shape``, ``nnz``, ``mean``.
+``tests/<p>``
+    ``coord_0`` … and ``values`` in the order of the test table; -1 is an id that is no entity.
+``graphs/<m>``
+    ``data``, ``indices``, ``indptr`` of the Laplacian; attributes ``rows``, ``edges``, ``components``,
+    ``isolated``.
+
+Every unit also has a ``fingerprint``, a hash of what it was made from, and a ``digest``, a hash of
+what it contains (of a modality: its ids). Units made from others name those digests in their
+fingerprint, so a change redoes exactly what depends on it. The root's attribute ``order`` lists units
+in the order of the data set's settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order, row_starts
+from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.storage import (
+    child_group,
+    create_artefact,
+    hash_arrays,
+    hash_of,
+    open_artefact,
+    read_array,
+    replacing,
+    write_array,
+)
+
+FORMAT = "hyperlearn-hypergraph"
+KINDS = ("modalities", "relations", "tests", "graphs")
+
+
+def open_hypergraph(path: str | Path) -> Hypergraph:
+    """Open a stored hypergraph; tensors and graphs are read when first asked for.
+
+    Raises
+    ------
+    InputError
+        When there is none or it is damaged; also later, when something is read that is damaged or
+        has been made anew since.
+    """
+    path = Path(path)
+    root = open_artefact(path, FORMAT)
+    modalities = {name: _read_modality(group, name) for name, group in _units(root, "modalities")}
+    tests = dict(_units(root, "tests"))
+    relations = {
+        name: _lazy_relation(path, name, group, tests.get(name)) for name, group in _units(root, "relations")
+    }
+    graphs = {name: _attribute(group, "digest") for name, group in _units(root, "graphs")}
+    return Hypergraph(modalities, relations, _StoredGraphs(path, graphs), path)
+
+
+def save_hypergraph(hypergraph: Hypergraph, path: str | Path) -> None:
+    """Write a hypergraph, whole or not at all; one that was there before is replaced.
+
+    Raises
+    ------
+    InputError
+        When ``path`` holds something else, or cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        open_artefact(path, FORMAT)
+    with replacing(path) as staging:
+        names = [f"modalities/{name}" for name in hypergraph.modalities]
+        names += [f"relations/{name}" for name in hypergraph.relations]
+        root = create_hypergraph(staging, names)
+        for modality in hypergraph.modalities.values():
+            write_modality(root, modality)
+        for name, relation in hypergraph.relations.items():
+            ordered = in_order(relation.tensor.coords, relation.tensor.values, relation.shape)
+            assert not isinstance(ordered, Repeat)
+            write_relation(root, name, relation.modalities, ordered[0])
+            if relation.test is not None:
+                write_test(root, name, relation.modalities, relation.test)
+        for graph in hypergraph.graphs.values():
+            write_graph(root, graph)
+
+
+def read_relation(
+    path: str | Path, name: str, start: int | None = None, stop: int | None = None
+) -> SparseTensor:
+    """A relation's tensor, or its entries from ``start`` to ``stop``."""
+    return _read_tensor(_unit(path, f"relations/{name}"), start, stop)
+
+
+def read_indptr(path: str | Path, name: str) -> np.ndarray:
+    """Where each row of a relation's sort mode begins in its entries (rows + 1 integers)."""
+    return read_array(_unit(path, f"relations/{name}"), "indptr")
+
+
+def read_graph(path: str | Path, modality: str) -> Graph:
+    """A modality's graph."""
+    return _read_graph(_unit(path, f"graphs/{modality}"), modality)
+
+
+def unit_digests(path: str | Path) -> dict[str, str]:
+    """What each unit contains, as hashes: ``{"modalities/artist": "…", "relations/made": "…"}``."""
+    return _from_attributes(path, "digest")
+
+
+def unit_fingerprints(path: str | Path) -> dict[str, str]:
+    """What each unit was made from, as hashes."""
+    return _from_attributes(path, "fingerprint")
+
+
+def unit_order(root: zarr.Group) -> list[str]:
+    """The order in which an open store lists its units; those it does not name come last."""
+    order = root.attrs.get("order", [])
+    return [str(unit) for unit in order] if isinstance(order, list) else []
+
+
+# Writing units.
+
+
+def create_hypergraph(staging: Path, order: Sequence[str]) -> zarr.Group:
+    """A new store without units; ``order`` names those to come in the order they are to be listed."""
+    root = create_artefact(staging, FORMAT)
+    root.attrs["order"] = list(order)
+    for kind in KINDS:
+        root.create_group(kind)
+    return root
+
+
+def write_modality(root: zarr.Group, modality: Modality, fingerprint: str = "") -> None:
+    labels = modality.labels
+    attributes = {
+        "fingerprint": fingerprint,
+        "digest": hash_arrays(modality.ids),
+        "labels_digest": None if labels is None else hash_arrays(labels),
+        "count": len(modality),
+    }
+    group = root.create_group(f"modalities/{modality.name}", attributes=attributes)
+    write_array(group, "ids", modality.ids)
+    if labels is not None:
+        write_array(group, "labels", labels)
+
+
+def write_relation(
+    root: zarr.Group, name: str, modalities: tuple[str, ...], tensor: SparseTensor, fingerprint: str = ""
+) -> None:
+    """Write a tensor whose entries are unique and in order."""
+    attributes = _describe_tensor(modalities, tensor, fingerprint)
+    attributes["mean"] = float(tensor.values.mean()) if tensor.nnz else 0.0
+    group = root.create_group(f"relations/{name}", attributes=attributes)
+    _write_tensor(group, tensor)
+    write_array(group, "indptr", row_starts(tensor))
+
+
+def write_test(
+    root: zarr.Group, name: str, modalities: tuple[str, ...], tensor: SparseTensor, fingerprint: str = ""
+) -> None:
+    """Write test tuples, in the order they come."""
+    attributes = _describe_tensor(modalities, tensor, fingerprint)
+    _write_tensor(root.create_group(f"tests/{name}", attributes=attributes), tensor)
+
+
+def write_graph(root: zarr.Group, graph: Graph, fingerprint: str = "") -> None:
+    matrix = graph.laplacian
+    attributes = {
+        "fingerprint": fingerprint,
+        "digest": hash_of([matrix.shape[0], hash_arrays(matrix.data, matrix.indices, matrix.indptr)]),
+        "rows": matrix.shape[0],
+        "edges": graph.edges,
+        "components": graph.components,
+        "isolated": graph.isolated,
+    }
+    group = root.create_group(f"graphs/{graph.modality}", attributes=attributes)
+    for part in ("data", "indices", "indptr"):
+        write_array(group, part, getattr(matrix, part))
+
+
+def _describe_tensor(modalities: tuple[str, ...], tensor: SparseTensor, fingerprint: str) -> dict[str, Any]:
+    contents = hash_arrays(*tensor.coords, tensor.values.astype(np.float64, copy=False))
+    return {
+        "fingerprint": fingerprint,
+        "digest": hash_of([list(modalities), list(tensor.shape), contents]),
+        "modalities": list(modalities),
+        "shape": list(tensor.shape),
+        "nnz": tensor.nnz,
+    }
+
+
+def _write_tensor(group: zarr.Group, tensor: SparseTensor) -> None:
+    for mode, coord in enumerate(tensor.coords):
+        write_array(group, f"coord_{mode}", coord)
+    write_array(group, "values", tensor.values.astype(np.float64, copy=False))
+
+
+# Reading units.
+
+
+class _StoredGraphs(Mapping[str, Graph]):
+    """The graphs of a store, each read when first asked for; ``digests``: what they contain."""
+
+    def __init__(self, path: Path, digests: dict[str, str]) -> None:
+        self._path = path
+        self._digests = digests
+        self._read: dict[str, Graph] = {}
+
+    def __getitem__(self, modality: str) -> Graph:
+        if modality not in self._read:
+            group = _unit(self._path, f"graphs/{modality}", self._digests[modality])
+            self._read[modality] = _read_graph(group, modality)
+        return self._read[modality]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._digests)
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def __contains__(self, modality: object) -> bool:
+        return modality in self._digests
+
+
+def _read_modality(group: zarr.Group, name: str) -> Modality:
+    labels = read_array(group, "labels") if _attribute(group, "labels_digest") is not None else None
+    return Modality(name, read_array(group, "ids"), labels)
+
+
+def _lazy_relation(path: Path, name: str, group: zarr.Group, test: zarr.Group | None) -> Relation:
+    return Relation(
+        name,
+        tuple(_attribute(group, "modalities")),
+        tuple(_attribute(group, "shape")),
+        _attribute(group, "nnz"),
+        _tensor_loader(path, f"relations/{name}", _attribute(group, "digest")),
+        None if test is None else _tensor_loader(path, f"tests/{name}", _attribute(test, "digest")),
+        _attribute(group, "mean"),
+    )
+
+
+def _tensor_loader(path: Path, unit: str, digest: str) -> Callable[[], SparseTensor]:
+    return lambda: _read_tensor(_unit(path, unit, digest))
+
+
+def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None = None) -> SparseTensor:
+    shape, nnz = tuple(_attribute(group, "shape")), _attribute(group, "nnz")
+    coords = tuple(read_array(group, f"coord_{mode}", start, stop) for mode in range(len(shape)))
+    values = read_array(group, "values", start, stop)
+    expected = len(range(*slice(start, stop).indices(nnz)))
+    if any(len(array) != expected for array in (*coords, values)):
+        raise _damaged(group, f"does not hold its {nnz} entries")
+    return SparseTensor(coords, values, shape)
+
+
+def _read_graph(group: zarr.Group, modality: str) -> Graph:
+    import scipy.sparse
+
+    rows = _attribute(group, "rows")
+    parts = tuple(read_array(group, part) for part in ("data", "indices", "indptr"))
+    try:
+        laplacian = scipy.sparse.csr_array(parts, shape=(rows, rows))
+    except ValueError as error:
+        raise _damaged(group, "is no sparse matrix") from error
+    counts = (_attribute(group, key) for key in ("edges", "components", "isolated"))
+    return Graph(modality, laplacian, *counts)
+
+
+def _unit(path: str | Path, unit: str, digest: str | None = None) -> zarr.Group:
+    """A unit's group; with a digest, only as long as it still contains the same."""
+    group = child_group(open_artefact(Path(path), FORMAT), unit)
+    if digest is not None and _attribute(group, "digest") != digest:
+        raise InputError(f"'{unit}' has been made anew since this store was opened; open it again", file=path)
+    return group
+
+
+def _units(root: zarr.Group, kind: str) -> list[tuple[str, zarr.Group]]:
+    parent = child_group(root, kind)
+    order = unit_order(root)
+    place = {unit: position for position, unit in enumerate(order)}
+    names = sorted(parent.group_keys(), key=lambda name: (place.get(f"{kind}/{name}", len(order)), name))
+    return [(name, child_group(parent, name)) for name in names]
+
+
+def _from_attributes(path: str | Path, key: str) -> dict[str, str]:
+    root = open_artefact(Path(path), FORMAT)
+    return {f"{kind}/{name}": _attribute(group, key) for kind in KINDS for name, group in _units(root, kind)}
+
+
+def _attribute(group: zarr.Group, key: str) -> Any:
+    try:
+        return group.attrs[key]
+    except KeyError:
+        raise _damaged(group, f"has no attribute '{key}'") from None
+
+
+def _damaged(group: zarr.Group, problem: str) -> InputError:
+    store = getattr(group.store, "root", None)
+    return InputError(f"'{group.path}' {problem}; delete this store and make it again", file=store)
