@@ -7,10 +7,11 @@ asked for (``fingerprint``, ``settings``).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +19,6 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
-
-if TYPE_CHECKING:
-    import zarr
 
 FORMAT = "hyperlearn-model"
 
@@ -68,17 +66,18 @@ def open_model(path: str | Path) -> Model:
     InputError
         When there is no model at ``path``, or a damaged one.
     """
-    from hyperlearn_dask.storage import open_artefact, read_array
+    from hyperlearn_dask.storage import child_group, open_artefact, read_array
 
     root = open_artefact(Path(path), FORMAT)
+    attrs: dict[str, Any] = root.attrs.asdict()
     try:
-        problem = _rebuild(root.attrs["problem"])
-        targets, history = dict(root.attrs["targets"]), tuple(root.attrs["history"])
+        problem = _rebuild(attrs["problem"])
+        targets, history = dict(attrs["targets"]), tuple(attrs["history"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, "its attributes do not describe a factorisation problem") from error
     modalities, factors, informed = {}, {}, {}
     for name, size in problem.sizes.items():
-        group = _group(root, f"modalities/{name}", path)
+        group = child_group(root, f"modalities/{name}")
         labels = read_array(group, "labels") if "labels" in group else None
         modalities[name] = Modality(name, read_array(group, "ids"), labels)
         factors[name] = read_array(group, "factor")
@@ -105,39 +104,23 @@ def model_attrs(path: str | Path) -> dict[str, Any]:
 
 def _describe(problem: Problem) -> dict[str, Any]:
     """A problem as JSON; groups as pairs, since their order is that of the columns."""
-    terms = {
-        name: {
-            "modalities": term.modalities,
-            "absent": term.absent,
-            "weight": term.weight,
-            "offset": term.offset,
-            "used": term.used.astype(int).tolist(),
-            "coupled": term.coupled.astype(int).tolist(),
-        }
-        for name, term in problem.terms.items()
-    }
     return {
         "sizes": problem.sizes,
         "groups": list(problem.groups.items()),
-        "terms": terms,
+        "terms": {
+            name: {field.name: getattr(term, field.name) for field in dataclasses.fields(term)}
+            for name, term in problem.terms.items()
+        },
         "graph_weights": problem.graph_weights,
         "ridge": problem.ridge,
     }
 
 
 def _rebuild(described: Mapping[str, Any]) -> Problem:
-    terms = {
-        name: Term(
-            name,
-            tuple(term["modalities"]),
-            term["absent"],
-            float(term["weight"]),
-            float(term["offset"]),
-            np.array(term["used"], dtype=bool),
-            np.array(term["coupled"], dtype=bool),
-        )
-        for name, term in described["terms"].items()
-    }
+    terms = {}
+    for name, term in described["terms"].items():
+        arrays = {key: np.array(term[key], dtype=bool) for key in ("used", "coupled")}
+        terms[name] = Term(**{**term, **arrays, "modalities": tuple(term["modalities"])})
     groups = {name: int(width) for name, width in described["groups"]}
     return Problem(
         dict(described["sizes"]), groups, terms, dict(described["graph_weights"]), float(described["ridge"])
@@ -145,23 +128,14 @@ def _rebuild(described: Mapping[str, Any]) -> Problem:
 
 
 def _plain(value: object) -> object:
-    """What JSON does not know: NumPy's numbers, paths, mappings that are no dicts."""
-    if isinstance(value, np.generic):
-        return value.item()
+    """What JSON does not know: NumPy's numbers and arrays, paths, mappings that are no dicts."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
     if isinstance(value, Path):
         return value.name
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} cannot be stored with a model")
-
-
-def _group(root: zarr.Group, name: str, path: str | Path) -> zarr.Group:
-    import zarr
-
-    group = root.get(name)
-    if not isinstance(group, zarr.Group):
-        raise _damaged(path, f"'{name}' is missing")
-    return group
 
 
 def _damaged(path: str | Path, problem: str) -> InputError:

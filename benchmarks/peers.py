@@ -1,0 +1,86 @@
+"""Other libraries on the same tasks. Each is imported when it is asked for, and may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.sparse
+
+from benchmarks.baselines import incidence
+from hyperlearn_dask.hypergraph.tensor import Relation
+from hyperlearn_dask.use.evaluate import Scorer
+
+
+def implicit_als(
+    relation: Relation, target: str, given: str, *, rank: int, alpha: float, seed: int
+) -> Scorer:
+    """Confidence-weighted factorisation (implicit) of the table of one given modality and the target."""
+    from implicit.als import AlternatingLeastSquares
+
+    row, column = relation.modalities.index(given), relation.modalities.index(target)
+    table = scipy.sparse.csr_matrix(incidence(relation.tensor, row, column), dtype=np.float32)
+    model = AlternatingLeastSquares(factors=rank, alpha=alpha, iterations=15, random_state=seed)
+    model.fit(table, show_progress=False)
+    rows = _with_mean_row(model.user_factors, relation, row)
+    return lambda context: rows[context[given]] @ model.item_factors.T
+
+
+def pygenten_cp(relation: Relation, target: str, *, rank: int, seed: int) -> Scorer:
+    """Plain CP by alternating least squares (pygenten), absent = zero."""
+    import pygenten
+
+    tensor = relation.tensor
+    coords = np.stack(tensor.coords, axis=1).astype(np.int64)
+    found, *_ = pygenten.cp_als(
+        pygenten.Sptensor(tensor.shape, coords, tensor.values.astype(np.float64)),
+        rank=rank,
+        maxiters=50,
+        tol=1e-4,
+        seed=seed,
+        printitn=0,
+    )
+    # Copies: what pygenten made must be gone before the interpreter ends.
+    weights = np.array(found.weights)
+    factors = {m: np.array(f) for m, f in zip(relation.modalities, found.factor_matrices)}
+    rows = {
+        m: _with_mean_row(factors[m], relation, mode)
+        for mode, m in enumerate(relation.modalities)
+        if m != target
+    }
+
+    def score(context: Mapping[str, np.ndarray]) -> np.ndarray:
+        product = weights
+        for modality, matrix in rows.items():
+            product = product * matrix[context[modality]]
+        return product @ factors[target].T
+
+    return score
+
+
+def myfm_rating(relation: Relation, *, rank: int, seed: int, sweeps: int = 200) -> np.ndarray:
+    """Test values by a Bayesian factorisation machine (myfm) over one-hot entities, Gibbs sampled."""
+    import myfm
+
+    test = relation.test
+    assert test is not None
+    model = myfm.MyFMRegressor(rank=rank, random_seed=seed)
+    train = _one_hot(relation.tensor.coords, relation.shape)
+    model.fit(train, relation.tensor.values, n_iter=sweeps, n_kept_samples=sweeps * 9 // 10)
+    return model.predict(_one_hot(test.coords, relation.shape))
+
+
+def _with_mean_row(factor: np.ndarray, relation: Relation, mode: int) -> np.ndarray:
+    """A factor with the mean row for entities without a hyperedge, and once more at its end, for -1."""
+    seen = np.bincount(relation.tensor.coords[mode], minlength=len(factor)) > 0
+    mean = factor[seen].mean(axis=0)
+    return np.vstack([np.where(seen[:, None], factor, mean), mean])
+
+
+def _one_hot(coords: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> scipy.sparse.csr_matrix:
+    blocks = []
+    for index, size in zip(coords, shape):
+        rows = np.flatnonzero(index >= 0)
+        at = (rows, index[rows])
+        blocks.append(scipy.sparse.csr_matrix((np.ones(len(rows)), at), shape=(len(index), size)))
+    return scipy.sparse.hstack(blocks, format="csr")
