@@ -6,11 +6,13 @@ not by name or address, because only a resource is still there when a nanny has 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +107,9 @@ def ownership(modalities: Sequence[str], workers: int) -> list[dict[str, float]]
 def _local_cluster(modalities: Sequence[str], workers: int | None) -> Cluster:
     """Worker processes on this machine that share its cores and memory evenly."""
     from dask import config
+    from dask.system import CPU_COUNT
     from distributed import Nanny, Scheduler, SpecCluster
-    from distributed.system import CPU_COUNT, MEMORY_LIMIT
+    from distributed.system import MEMORY_LIMIT
 
     count = workers or max(1, min(len(modalities), MOST_WORKERS))
     threads = max(1, CPU_COUNT // count)
@@ -188,14 +191,41 @@ def _attach(address: str) -> Client:
     """A client of a scheduler elsewhere, which must have workers."""
     from distributed import Client
 
+    # A client that fails to connect makes noise when it is collected: see first who is there.
     try:
-        client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error.__cause__ or error).splitlines()
+        asyncio.run(asyncio.wait_for(_greet(address), CONNECT_SECONDS + 1))
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
         raise InputError(
-            f"no scheduler answers within {CONNECT_SECONDS} s ({reason[0] if reason else error})", key=address
+            f"no Dask scheduler can be reached there ({_reason(address, error)})", key=address
         ) from error
+    client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     if not client.scheduler_info(n_workers=-1)["workers"]:
         client.close()
         raise InputError("the scheduler has no workers; start one with: dask worker ADDRESS", key=address)
     return client
+
+
+async def _greet(address: str) -> None:
+    from distributed.comm import connect
+    from distributed.core import rpc
+    from distributed.security import Security
+
+    certificates = Security().get_connection_args("client")
+    comm = await connect(address, timeout=CONNECT_SECONDS, **certificates)
+    await comm.close()
+    async with rpc(address, connection_args=certificates) as other:
+        if (await other.identity())["type"] != "Scheduler":
+            raise ValueError("a Dask worker answers and no scheduler; give the scheduler's address")
+
+
+def _reason(address: str, error: Exception) -> str:
+    """The system's own words, if it refuses a plain connection too; else those of the error."""
+    from distributed.comm import get_address_host_port
+
+    try:
+        socket.create_connection(get_address_host_port(address), timeout=1).close()
+    except OSError as refused:
+        return refused.strerror or str(refused)
+    except ValueError:
+        pass
+    return str(error) or f"nothing that speaks its language answers within {CONNECT_SECONDS} s"
