@@ -1,0 +1,61 @@
+"""Training on worker processes gives the factors of training in this process."""
+
+import numpy as np
+import pytest
+
+from hyperlearn_dask import HyperLearn
+from hyperlearn_dask.cluster import open_scheduler
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+from hyperlearn_dask.training.fit import fit
+
+from .made_up import SIZES, two_relations, two_relations_problem
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "hypergraph.zarr"
+    save_hypergraph(two_relations(), path)
+    return open_hypergraph(path)
+
+
+def assert_same_factors(got, expected):
+    for m, factor in expected.factors.items():
+        scale = np.abs(factor).max()
+        np.testing.assert_allclose(got.factors[m], factor, rtol=0, atol=1e-6 * scale)
+        np.testing.assert_array_equal(got.informed[m], expected.informed[m])
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
+def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers):
+    with open_scheduler("local", list(SIZES), workers=workers) as client:
+        for schedule in ("parallel", "sequential"):
+            problem, training = two_relations_problem(stored, schedule=schedule, sweeps=12)
+            reports = []
+            here = fit(two_relations(), problem, training)
+            there = fit(stored, problem, training, client=client, on_sweep=reports.append)
+            assert_same_factors(there, here)
+            assert [r.objective for r in reports] == pytest.approx([h["objective"] for h in here.history])
+            assert any(name.startswith("solve-a") for r in reports for name in r.seconds_by)
+
+
+def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too():
+    settings = {
+        "groups": {"ac": 3, "bc": 3},
+        "relations": {
+            "made": {
+                "absent": "context",
+                "target": "c",
+                "interactions": {"ac": ("a", "c"), "bc": ("b", "c")},
+            },
+            "rated": {"absent": "unknown", "interactions": {"bc": ("b", "c")}},
+        },
+        "sweeps": 12,
+    }
+    here = HyperLearn(**settings).fit(two_relations())
+    with open_scheduler("local", list(SIZES), workers=2) as client:
+        there = HyperLearn(**settings).fit(two_relations(), client=client)
+        assert_same_factors(there.model_, here.model_)
+        with pytest.raises(InputError, match="in memory"):
+            problem, training = two_relations_problem(two_relations())
+            fit(two_relations(), problem, training, client=client)
