@@ -1,0 +1,146 @@
+"""From the rows of a relation's table to coordinates: read, explode, code.
+
+A chunk knows its ids by its own small dictionaries, so it can be read before the entities of the
+modalities are known, and coded once they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperlearn_dask.config import ColumnSpec, RelationSpec, TableSpec
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph import cells
+from hyperlearn_dask.hypergraph.blocks import Rows
+from hyperlearn_dask.hypergraph.tables import TNS_VALUE, Batch, Part, read_part
+from hyperlearn_dask.hypergraph.vocabulary import closest
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Hyperedges of consecutive rows.
+
+    ``ids``: per modality a dictionary-encoded array; ``values``: one per hyperedge; ``records``: the
+    record each came from, None where that is one each; ``rows``: their numbers in ``table``.
+    """
+
+    table: TableSpec
+    columns: Mapping[str, str]
+    ids: Mapping[str, pa.DictionaryArray]
+    values: np.ndarray
+    records: np.ndarray | None
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def row(self, hyperedge: int) -> int:
+        """The row of the table that a hyperedge comes from."""
+        return self.rows[hyperedge if self.records is None else int(self.records[hyperedge])]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """Coordinates (int64, -1 for an id that is no entity) and values of a part's hyperedges."""
+
+    coords: tuple[np.ndarray, ...]
+    values: np.ndarray
+
+
+def value_column(spec: RelationSpec) -> str | None:
+    """The column of a relation's values; that of a .tns file has no name of its own."""
+    return TNS_VALUE if spec.table.format == "tns" else spec.value
+
+
+def needed_columns(spec: RelationSpec) -> list[str]:
+    """The columns of a relation's tables that matter."""
+    value = value_column(spec)
+    return [column.column for column in spec.columns.values()] + ([value] if value else [])
+
+
+def read_chunks(part: Part, columns: Mapping[str, ColumnSpec], value: str | None) -> list[Chunk]:
+    """The hyperedges of a part of a table, one chunk per batch."""
+    return [_chunk(batch, columns, value) for batch in read_part(part)]
+
+
+def distinct_ids(chunks: list[Chunk], modality: str) -> pa.Array:
+    """The distinct ids of a modality in some chunks."""
+    dictionaries = [pc.unique(chunk.ids[modality]).dictionary_decode() for chunk in chunks]
+    return pc.unique(pa.chunked_array(dictionaries, pa.string()))
+
+
+def code(chunks: list[Chunk], vocabularies: Mapping[str, pa.Array], *, open: bool = False) -> Coded:
+    """Replace ids by indices.
+
+    Raises
+    ------
+    InputError
+        When an id is no entity, unless ``open``, with file, row and column.
+    """
+    coords = [
+        np.concatenate([_indices(chunk, m, vocabulary, open) for chunk in chunks])
+        for m, vocabulary in vocabularies.items()
+    ]
+    return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
+
+
+def row_at(chunks: list[Chunk], hyperedge: int) -> int:
+    """The row of the table of a part's hyperedge."""
+    for chunk in chunks:
+        if hyperedge < len(chunk):
+            return chunk.row(hyperedge)
+        hyperedge -= len(chunk)
+    raise IndexError(hyperedge)
+
+
+def _chunk(batch: Batch, columns: Mapping[str, ColumnSpec], value: str | None) -> Chunk:
+    values = np.ones(len(batch)) if value is None else cells.numbers(batch, value)
+    ids: dict[str, pa.DictionaryArray] = {}
+    several: dict[str, tuple[np.ndarray, pa.DictionaryArray]] = {}
+    for modality, spec in columns.items():
+        if cells.holds_several(batch, spec.column, spec.separator):
+            several[modality] = cells.id_lists(batch, spec.column, spec.separator)
+        else:
+            ids[modality] = cells.ids(batch, spec.column)
+    names = {modality: spec.column for modality, spec in columns.items()}
+    if not several:
+        return Chunk(batch.table, names, ids, values, None, batch.rows)
+
+    # Every combination of what a row's cells hold is a hyperedge.
+    records = np.arange(len(batch))
+    places: dict[str, np.ndarray] = {}
+    for modality, (counts, _) in several.items():
+        repeats = counts[records]
+        begins = (np.cumsum(counts) - counts)[records]
+        before = np.cumsum(repeats) - repeats
+        within = np.arange(repeats.sum()) - np.repeat(before, repeats)
+        places = {m: np.repeat(place, repeats) for m, place in places.items()}
+        places[modality] = np.repeat(begins, repeats) + within
+        records = np.repeat(records, repeats)
+    exploded = {
+        m: several[m][1].take(pa.array(places[m])) if m in several else ids[m].take(pa.array(records))
+        for m in columns
+    }
+    return Chunk(batch.table, names, exploded, values[records], records, batch.rows)
+
+
+def _indices(chunk: Chunk, modality: str, vocabulary: pa.Array, open: bool) -> np.ndarray:
+    ids = chunk.ids[modality]
+    found = pc.fill_null(pc.index_in(ids.dictionary, vocabulary), -1).to_numpy()
+    codes = ids.indices.to_numpy()
+    indices = found.astype(np.int64)[codes] if len(codes) else np.empty(0, dtype=np.int64)
+    if not open and len(indices) and indices.min() < 0:
+        first = int(np.argmin(indices))
+        id = ids[first].as_py()
+        raise InputError(
+            f"'{id}' is no {modality}{closest(vocabulary, id)}",
+            file=chunk.table.path,
+            row=chunk.row(first),
+            column=chunk.columns[modality],
+        )
+    return indices

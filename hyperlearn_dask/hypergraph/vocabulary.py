@@ -1,0 +1,109 @@
+"""From entity ids of any kind to contiguous indices, and back to what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperlearn_dask.config import ModalitySpec
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph import cells
+from hyperlearn_dask.hypergraph.blocks import Rows
+from hyperlearn_dask.hypergraph.tables import BLOCK, read_table
+from hyperlearn_dask.hypergraph.tensor import Modality
+
+_INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_CANDIDATES = 20_000
+
+
+def id_order(ids: pa.Array) -> np.ndarray:
+    """The order of ids: by number if all are integers as one writes them, else as text.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> id_order(pa.array(["10", "9"])).tolist(), id_order(pa.array(["10", "09"])).tolist()
+    ([1, 0], [1, 0])
+    """
+    integers = pc.all(pc.match_substring_regex(ids, _INTEGER)).as_py()
+    keys = pc.cast(ids, pa.int64()) if integers else ids
+    return pc.array_sort_indices(keys).to_numpy().astype(np.int64)
+
+
+def merge(vocabularies: Iterable[pa.Array]) -> pa.Array:
+    """All distinct ids of several arrays, in order."""
+    arrays = list(vocabularies)
+    distinct = pc.unique(pa.chunked_array(arrays, pa.string())) if arrays else pa.array([], pa.string())
+    return distinct.take(pa.array(id_order(distinct)))
+
+
+def as_modality(name: str, ids: pa.Array, labels: pa.Array | None = None) -> Modality:
+    """A modality of ids that are in order."""
+    return Modality(name, _numpy(ids), None if labels is None else _numpy(labels))
+
+
+def as_vocabulary(modality: Modality) -> pa.Array:
+    """The ids of a modality, as codes refer to them."""
+    return pa.array(modality.ids.tolist(), pa.string())
+
+
+def read_modality(spec: ModalitySpec, *, block: int = BLOCK) -> Modality:
+    """The entities of a modality's own table.
+
+    Raises
+    ------
+    InputError
+        When the table is wrong or lists an id twice, with file, row and column.
+    """
+    assert spec.table is not None and spec.id is not None
+    columns = [spec.id] if spec.label is None else [spec.id, spec.label]
+    ids: list[pa.Array] = []
+    labels: list[pa.Array] = []
+    rows: list[tuple[int, Rows]] = []
+    count = 0
+    for batch in read_table(spec.table, columns, block=block):
+        ids.append(cells.ids(batch, spec.id).dictionary_decode())
+        if spec.label is not None:
+            labels.append(pc.fill_null(cells.texts(batch, spec.label), ""))
+        rows.append((count, batch.rows))
+        count += len(batch)
+    listed = pa.concat_arrays(ids)
+    if len(pc.unique(listed)) < count:
+        position, first = _first_repeat(listed)
+        start, within = next((start, r) for start, r in reversed(rows) if start <= position)
+        start_of, of = next((start, r) for start, r in reversed(rows) if start <= first)
+        raise InputError(
+            f"'{listed[position].as_py()}' is listed a second time (first in row {of[first - start_of]})",
+            file=spec.table.path,
+            row=within[position - start],
+            column=spec.id,
+        )
+    order = pa.array(id_order(listed))
+    told = pa.concat_arrays(labels).take(order) if labels else None
+    return as_modality(spec.name, listed.take(order), told)
+
+
+def closest(vocabulary: pa.Array, id: str) -> str:
+    """A hint at the id that was probably meant, like ", did you mean 'Monet'?"; may be empty."""
+    # Comparing with all of a large vocabulary would take minutes; a slip rarely changes the length much.
+    lengths = pc.utf8_length(vocabulary)
+    near = pc.and_(pc.greater_equal(lengths, len(id) - 2), pc.less_equal(lengths, len(id) + 2))
+    candidates = vocabulary.filter(near)[:_CANDIDATES].to_pylist()
+    meant = difflib.get_close_matches(id, candidates, n=1)
+    return f", did you mean '{meant[0]}'?" if meant else ""
+
+
+def _first_repeat(ids: pa.Array) -> tuple[int, int]:
+    """The first position that repeats an id, and where that id was first."""
+    seen: dict[str, int] = {}
+    positions: Iterator[tuple[int, str]] = enumerate(ids.to_pylist())
+    position = next(n for n, id in positions if seen.setdefault(id, n) != n)
+    return position, seen[ids[position].as_py()]
+
+
+def _numpy(array: pa.Array) -> np.ndarray:
+    return np.array(array.to_pylist(), dtype=np.dtypes.StringDType())
