@@ -1,0 +1,191 @@
+"""Tables and progress for a person: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from hyperlearn_dask.training.progress import TrainingProgress, duration
+from hyperlearn_dask.use.rank import Ranking
+from pipeline.stages import HYPERGRAPH, METRICS, STAGES, Job, StageReport, read_metrics
+from pipeline.summary import hypergraph_summary
+
+_PLAIN_WIDTH = 110  # where there is no terminal to ask
+_STEPS_SHOWN = 10
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that does not cut tables to 80 columns only because it is no terminal."""
+    made = Console(stderr=stderr, highlight=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _PLAIN_WIDTH
+    return made
+
+
+class Notes:
+    """Progress on stderr: a spinner while a stage works, then a line on what it did."""
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+        self._status: Status | None = None
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def passing(self, text: str) -> None:
+        """What is being done at the moment; shown on terminals only."""
+        if self._status is not None:
+            self._status.update(Text(text))
+
+    def training(self, sweeps: int) -> TrainingProgress:
+        """The display of a training, which takes the place of the spinner."""
+        if self._status is not None:
+            self._status.stop()
+        return TrainingProgress(self._console, sweeps)
+
+    def stage(self, name: str, job: Job) -> StageReport:
+        """Run a stage and tell about it."""
+        if self._console.is_terminal:
+            self._status = self._console.status(Text(name))
+            self._status.start()
+        try:
+            report = STAGES[name](job)
+        finally:
+            if self._status is not None:
+                self._status.stop()
+                self._status = None
+        self.line(f"{name:<10}{report.why}" + (f" ({duration(report.seconds)})" if report.done else ""))
+        for unit in report.units:
+            if unit.action == "made":
+                self.line(f"{'':<10}{unit.unit}: {unit.detail} ({duration(unit.seconds)})")
+        return report
+
+
+def results(out: Path, reports: Sequence[StageReport], *, as_json: bool) -> None:
+    """What a row of stages ended with."""
+    hypergraph = hypergraph_summary(out / HYPERGRAPH)
+    metrics = read_metrics(out / METRICS) if reports[-1].stage == "evaluate" else None
+    if as_json:
+        document: dict[str, Any] = {
+            "out": str(out),
+            "stages": [dataclasses.asdict(report) for report in reports],
+            "hypergraph": hypergraph,
+        }
+        if metrics is not None:
+            document |= {"metrics": metrics["metrics"], "training": metrics["training"]}
+        print_json(document)
+        return
+    page = console()
+    show_hypergraph(page, hypergraph)
+    if metrics is not None:
+        show_metrics(page, metrics["metrics"])
+    if any(report.done for report in reports):
+        show_seconds(page, reports)
+
+
+def print_json(document: object) -> None:
+    """One JSON document on stdout."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, default=str)
+    console().print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def show_hypergraph(page: Console, summary: dict[str, Any]) -> None:
+    """Two tables: modalities and relations."""
+    rows = [
+        [row["name"], row["entities"], row["edges"], row["components"], row["isolated"]]
+        for row in summary["modalities"]
+    ]
+    _table(page, ["modality", "entities", "graph edges", "components", "isolated"], rows)
+    rows = [
+        [
+            row["name"],
+            " × ".join(row["modalities"]),
+            " × ".join(f"{size:,}" for size in row["shape"]),
+            row["hyperedges"],
+            f"{row['density']:.2g}",
+            row["test"],
+        ]
+        for row in summary["relations"]
+    ]
+    _table(page, ["relation", "modalities", "shape", "hyperedges", "density", "test tuples"], rows)
+
+
+def show_metrics(page: Console, metrics: Sequence[dict[str, Any]]) -> None:
+    """One row per relation and task."""
+    if not metrics:
+        page.print("No relation has a test table, so there are no metrics.")
+        return
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for metric in metrics:
+        task = f"{metric['task']} of {metric['target']}" if metric["target"] else metric["task"]
+        row = rows.setdefault((metric["relation"], task), [metric["relation"], task, metric["n"], ""])
+        value = "-" if metric["value"] is None else f"{metric['value']:.4f}"
+        row[3] += f"{'  ' if row[3] else ''}{metric['metric']} {value}"
+    _table(page, ["relation", "task", "test tuples", "metrics"], list(rows.values()))
+
+
+def show_seconds(page: Console, reports: Sequence[StageReport]) -> None:
+    """Where the time went: stages, and below training its longest steps."""
+    rows: list[list[Any]] = []
+    for report in reports:
+        rows.append([report.stage, f"{report.seconds:.2f}" if report.done else "up to date"])
+        longest = sorted(report.parts.items(), key=lambda item: -item[1])
+        rows += [[f"  {name}", f"{seconds:.2f}"] for name, seconds in longest[:_STEPS_SHOWN]]
+        if rest := sum(seconds for _, seconds in longest[_STEPS_SHOWN:]):
+            rows.append([f"  {len(longest) - _STEPS_SHOWN} more", f"{rest:.2f}"])
+    _table(page, ["where the time went", "seconds"], rows)
+
+
+def show_ranking(page: Console, ranking: Ranking) -> None:
+    """Answers, best first."""
+    given = ", ".join(f"{modality} {label}" for modality, label in ranking.given.items())
+    by = f" (by {', '.join(ranking.relations)})" if ranking.relations else ""
+    rows = [[number, row.label, f"{row.score:.4f}"] for number, row in enumerate(ranking.rows, 1)]
+    _table(page, ["", f"{ranking.modality} for {given}{by}", "score"], rows)
+
+
+def show_summary(page: Console, found: dict[str, Any]) -> None:
+    """All that ``hyperlearn info`` has found."""
+    if dataset := found.get("dataset"):
+        page.print(Text(dataset["title"], style="bold"))
+        _table(page, ["modality", "table", "graph"], [list(row.values()) for row in dataset["modalities"]])
+        rows = [[r["name"], " × ".join(r["modalities"]), *list(r.values())[2:]] for r in dataset["relations"]]
+        _table(page, ["relation", "modalities", "table", "test", "absent", "target"], rows)
+    if "hypergraph" in found:
+        show_hypergraph(page, found["hypergraph"])
+    if model := found.get("model"):
+        training = model["training"]
+        groups = ", ".join(f"{name} {width}" for name, width in model["groups"].items())
+        rows = [
+            ["columns", groups],
+            ["relations", ", ".join(f"{p} (absent = {t['absent']})" for p, t in model["relations"].items())],
+            ["graph weights", ", ".join(f"{m} {w:g}" for m, w in model["graph_weights"].items()) or "-"],
+            ["training", f"{training['sweeps']} sweeps in {duration(training['seconds'])}"],
+            ["objective", "-" if training["objective"] is None else f"{training['objective']:,.6g}"],
+        ]
+        _table(page, ["model", ""], rows)
+    if "metrics" in found:
+        show_metrics(page, found["metrics"])
+
+
+def _table(page: Console, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table; numbers stand on the right and have thousands separated, None is a dash."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for position, name in enumerate(header):
+        right = any(isinstance(row[position], int) for row in rows) or name in ("seconds", "score", "density")
+        table.add_column(Text(name), justify="right" if right else "left")
+    for row in rows:
+        cells = ("-" if cell is None else f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row)
+        table.add_row(*(Text(cell) for cell in cells))
+    page.print(table)
+    page.print()

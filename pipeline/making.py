@@ -1,0 +1,173 @@
+"""Commands that make something: the stages, all of them in a row, and synthetic data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.options import (
+    dataset_argument,
+    json_option,
+    out_option,
+    pairs,
+    scheduler_options,
+    training_options,
+    with_training,
+)
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@click.command()
+@dataset_argument
+@out_option
+@scheduler_options
+@json_option
+def ingest(dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool) -> None:
+    """Read the raw tables of DATASET into DIR/hypergraph.zarr.
+
+    \b
+    Example:
+      hyperlearn ingest data/museum --out out/museum
+    """
+    _make(["ingest"], dataset, out, scheduler, workers, as_json, {})
+
+
+@click.command()
+@dataset_argument
+@out_option
+@scheduler_options
+@json_option
+def graph(dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool) -> None:
+    """Build the graph of every modality that has one, in DIR/hypergraph.zarr.
+
+    \b
+    Example:
+      hyperlearn graph data/museum --out out/museum
+    """
+    _make(["graph"], dataset, out, scheduler, workers, as_json, {})
+
+
+@click.command()
+@dataset_argument
+@out_option
+@training_options
+@scheduler_options
+@json_option
+def train(
+    dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool, **overrides: Any
+) -> None:
+    """Train DIR/model.zarr on DIR/hypergraph.zarr.
+
+    \b
+    Examples:
+      hyperlearn train data/museum --out out/museum --rank 32
+      hyperlearn train data/museum --out out/museum --scheduler local --workers 2
+    """
+    _make(["train"], dataset, out, scheduler, workers, as_json, overrides)
+
+
+@click.command()
+@dataset_argument
+@out_option
+@json_option
+def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
+    """Judge DIR/model.zarr by the test tables of DATASET; writes DIR/metrics.json.
+
+    \b
+    Example:
+      hyperlearn evaluate data/museum --out out/museum
+    """
+    _make(["evaluate"], dataset, out, "none", None, as_json, {})
+
+
+@click.command()
+@dataset_argument
+@out_option
+@training_options
+@scheduler_options
+@json_option
+def run(
+    dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool, **overrides: Any
+) -> None:
+    """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
+
+    \b
+    Examples:
+      hyperlearn run data/museum --out out/museum
+      hyperlearn run data/museum --out out/museum --scheduler local
+      hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
+    """
+    _make(["ingest", "graph", "train", "evaluate"], dataset, out, scheduler, workers, as_json, overrides)
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option(
+    "--sizes",
+    required=True,
+    callback=lambda context, parameter, value: _sizes(value),
+    metavar="NAME=N,…",
+    help="Modalities and their numbers of entities.",
+)
+@click.option("--rank", default=8, show_default=True, help="Columns of the planted model.")
+@click.option("--hyperedges", default=10_000, show_default=True, metavar="N", help="Training hyperedges.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same files.")
+def synth(folder: Path, sizes: dict[str, int], rank: int, hyperedges: int, seed: int) -> None:
+    """Make a data set in FOLDER out of a planted model, to try things on.
+
+    \b
+    Example:
+      hyperlearn synth planted --sizes user=2000,movie=300,tag=50 --rank 8 --hyperedges 50000
+    """
+    from hyperlearn_dask.hypergraph.synthetic import write_planted
+
+    write_planted(folder, sizes, rank=rank, hyperedges=hyperedges, seed=seed)
+    click.echo(f"wrote {folder / 'dataset.toml'} and its tables", err=True)
+
+
+def _sizes(text: str) -> dict[str, int]:
+    sizes = {}
+    for name, value in pairs(text.split(",")).items():
+        if not value.isdecimal():
+            raise click.BadParameter(f"'{value}' is no number of entities")
+        sizes[name] = int(value)
+    return sizes
+
+
+COMMANDS: Sequence[click.Command] = (run, ingest, graph, train, evaluate, synth)
+
+
+def _make(
+    names: Sequence[str],
+    dataset_path: Path,
+    out: Path,
+    scheduler: str,
+    workers: int | None,
+    as_json: bool,
+    overrides: dict[str, Any],
+) -> None:
+    """Run stages in a row and show what they made."""
+    from hyperlearn_dask.cluster import check_scheduler, open_scheduler
+    from hyperlearn_dask.config import load_dataset
+    from pipeline import display, stages
+
+    check_scheduler(scheduler, workers)
+    dataset = with_training(load_dataset(dataset_path), overrides)
+    notes = display.Notes()
+    with stages.output_folder(out), ExitStack() as cluster:
+
+        @functools.cache
+        def client() -> Client | None:
+            opening = open_scheduler(scheduler, list(dataset.modalities), workers=workers, tell=notes.line)
+            return cluster.enter_context(opening)
+
+        job = stages.Job(dataset, out, client, notes.training, notes.passing)
+        reports = [notes.stage(name, job) for name in names]
+    display.results(out, reports, as_json=as_json)

@@ -1,0 +1,109 @@
+"""Arguments and options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hyperlearn_dask.errors import InputError
+
+if TYPE_CHECKING:
+    from hyperlearn_dask.config import Dataset
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+dataset_argument = click.argument("dataset", type=click.Path(path_type=Path))
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+out_option = click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Folder of the results: hypergraph.zarr, model.zarr, metrics.json.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
+
+
+def scheduler_options(command: Command) -> Command:
+    """``--scheduler`` and ``--workers``."""
+    workers = click.option(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Workers of --scheduler local; by default one per modality, at most 8.",
+    )
+    scheduler = click.option(
+        "--scheduler",
+        default="none",
+        show_default=True,
+        metavar="none|local|cuda|ADDRESS",
+        help="Where to compute: in this process, on workers of this machine, on its GPUs, on a Dask cluster.",
+    )
+    return scheduler(workers(command))
+
+
+_OVERRIDES = {
+    "rank": (int, "Columns per entity"),
+    "sweeps": (int, "Sweeps at most"),
+    "seed": (int, "Seed of the start values"),
+    "schedule": (str, "parallel or sequential"),
+    "tolerance": (float, "Stop when sweeps gain less than this fraction"),
+    "dtype": (str, "float32 or float64"),
+}
+
+
+def training_options(command: Command) -> Command:
+    """One option per training setting that may be overridden."""
+    for name, (kind, text) in reversed(_OVERRIDES.items()):
+        option = click.option(f"--{name}", type=kind, help=f"{text}; by default what the data set says.")
+        command = option(command)
+    return command
+
+
+def with_training(dataset: Dataset, overrides: dict[str, Any]) -> Dataset:
+    """The data set with the training settings that were given; those left out are None."""
+    from hyperlearn_dask.config import training_from
+
+    given = {name: value for name, value in overrides.items() if value is not None}
+    if not given:
+        return dataset
+    settings = dataclasses.asdict(dataset.training)
+    groups = settings["groups"]
+    if "rank" in given:
+        if list(groups) != ["all"]:
+            named = ", ".join(f"{name} = {width}" for name, width in groups.items())
+            raise InputError(
+                f"the data set's columns come in groups of their own ({named}); change them in dataset.toml",
+                key="--rank",
+            )
+        del settings["groups"]
+    return dataclasses.replace(dataset, training=training_from(settings | given))
+
+
+def pairs(values: Iterable[str]) -> dict[str, str]:
+    """Texts of the form NAME=VALUE as a dict."""
+    found = {}
+    for value in values:
+        name, equals, right = value.partition("=")
+        if not equals or not name or not right:
+            raise click.BadParameter(f"'{value}' is not of the form NAME=VALUE")
+        if name in found:
+            raise click.BadParameter(f"'{name}' is given twice")
+        found[name] = right
+    return found
+
+
+def model_path(path: Path) -> Path:
+    """The model's store, given itself or the folder that ``run`` left it in."""
+    from pipeline.stages import MODEL
+
+    if (path / MODEL).exists():
+        return path / MODEL
+    if path.is_dir() and not (path / "zarr.json").exists():
+        raise InputError(f"no {MODEL} in this folder; make one: hyperlearn run DATASET --out DIR", file=path)
+    return path

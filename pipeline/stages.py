@@ -1,0 +1,276 @@
+"""The stages from raw tables to judged model: paths in, artefacts out, nothing done twice.
+
+Every artefact says what it was made from, as digests of its inputs and the settings that matter. A
+stage compares that with what it would use now: it does nothing if they agree, and says why if not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperlearn_dask.hypergraph.graphs import build_graphs
+from hyperlearn_dask.hypergraph.ingest import ingest
+
+from hyperlearn_dask.config import Dataset
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
+from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
+from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
+from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.report import OnSweep, SweepReport
+from hyperlearn_dask.use.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+HYPERGRAPH = "hypergraph.zarr"
+MODEL = "model.zarr"
+METRICS = "metrics.json"
+
+_REASONS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What stages work on and with.
+
+    ``client`` opens the scheduler when it is first called; ``watch``, given the number of sweeps,
+    is a context that is told about each; ``tell`` hears how the work proceeds.
+    """
+
+    dataset: Dataset
+    out: Path
+    client: Callable[[], Client | None]
+    watch: Callable[[int], contextlib.AbstractContextManager[OnSweep]]
+    tell: Callable[[str], None]
+
+    @property
+    def store(self) -> Path:
+        return self.out / HYPERGRAPH
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did.
+
+    ``why``: the reason it did something, or that it is up to date; ``units``: the parts of the
+    hypergraph it made or kept; ``parts``: seconds by step of training.
+    """
+
+    stage: str
+    done: bool
+    why: str
+    seconds: float = 0.0
+    units: tuple[UnitReport, ...] = ()
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def output_folder(out: Path) -> Iterator[None]:
+    """Make the folder of the results and keep it to ourselves; it goes again if nothing was put there."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError("is in the way: a file, where a folder is needed", file=out) from None
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InputError(
+            "another hyperlearn command is working in this folder; wait for it", file=out
+        ) from None
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # not empty: something was made
+            for folder in made:
+                folder.rmdir()
+
+
+def ingest_stage(job: Job) -> StageReport:
+    """Raw tables to modalities, relations and test tuples."""
+    return _units("ingest", ingest, job)
+
+
+def graph_stage(job: Job) -> StageReport:
+    """Features or edge tables to graphs."""
+    _require_hypergraph(job)
+    return _units("graph", build_graphs, job)
+
+
+def train_stage(job: Job) -> StageReport:
+    """The hypergraph to a model; only labels or targets that changed are put right without training."""
+    _require_hypergraph(job)
+    began = time.perf_counter()
+    dataset, path = job.dataset, job.out / MODEL
+    asked = _training_inputs(dataset, unit_digests(job.store))
+    targets = {name: spec.target for name, spec in dataset.relations.items() if spec.target is not None}
+    hypergraph = open_hypergraph(job.store)
+    shown = {
+        "labels": {
+            n: m.labels is not None and hash_arrays(m.labels) for n, m in hypergraph.modalities.items()
+        },
+        "targets": targets,
+    }
+    settings, fingerprint = {"asked": asked, "shown": shown}, hash_of(asked)
+
+    recover(path)
+    before = model_attrs(path)["settings"] if path.exists() else None
+    if before is not None and before["asked"] == asked:
+        if before["shown"] == shown:
+            return StageReport("train", False, "up to date")
+        model = dataclasses.replace(open_model(path), modalities=hypergraph.modalities, targets=targets)
+        save_model(model, path, fingerprint=fingerprint, settings=settings)
+        why = "only labels or targets have changed; they were put right without training"
+        return StageReport("train", True, why, time.perf_counter() - began)
+
+    weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
+    problem = problem_of(hypergraph, dataset.relations, dataset.training, weights)
+    seconds: dict[str, float] = defaultdict(float)
+    client = job.client()
+    with job.watch(dataset.training.sweeps) as show:
+
+        def on_sweep(report: SweepReport) -> None:
+            for name, value in report.seconds_by.items():
+                seconds[name] += value
+            show(report)
+
+        model = fit(hypergraph, problem, dataset.training, targets=targets, client=client, on_sweep=on_sweep)
+    save_model(model, path, fingerprint=fingerprint, settings=settings)
+    why = "no model yet" if before is None else _changes(before["asked"], asked)
+    return StageReport("train", True, why, time.perf_counter() - began, parts=dict(seconds))
+
+
+def evaluate_stage(job: Job) -> StageReport:
+    """Model and test tuples to ``metrics.json``."""
+    _require_hypergraph(job)
+    began = time.perf_counter()
+    path, digests = job.out / METRICS, unit_digests(job.store)
+    attributes = model_attrs(job.out / MODEL)
+    _require_same_data(job, attributes["settings"]["asked"], digests)
+    history = attributes["history"]
+    asked = {
+        # Seconds are in the history, so no two trainings are the same.
+        "the model": hash_of([attributes["fingerprint"], history]),
+        "the targets": attributes["targets"],
+        **{unit: digest for unit, digest in digests.items() if unit.startswith("tests/")},
+    }
+    recover(path)
+    before = read_metrics(path) if path.exists() else None
+    if before is not None and before["asked"] == asked:
+        return StageReport("evaluate", False, "up to date")
+    metrics = evaluate(open_model(job.out / MODEL), open_hypergraph(job.store))
+    content = {
+        "format": "hyperlearn-metrics",
+        "version": 1,
+        "metrics": [dataclasses.asdict(metric) for metric in metrics],
+        "training": training_summary(attributes),
+        "asked": asked,
+    }
+    with replacing(path) as staging:
+        staging.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    why = "no metrics yet" if before is None else _changes(before["asked"], asked)
+    return StageReport("evaluate", True, why, time.perf_counter() - began)
+
+
+STAGES: Mapping[str, Callable[[Job], StageReport]] = {
+    "ingest": ingest_stage,
+    "graph": graph_stage,
+    "train": train_stage,
+    "evaluate": evaluate_stage,
+}
+
+
+def training_summary(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stored model tells about its training: columns, sweeps, F and seconds."""
+    history = attributes["history"]
+    return {
+        "rank": sum(width for _, width in attributes["problem"]["groups"]),
+        "sweeps": len(history),
+        "objective": history[-1]["objective"] if history else None,
+        "seconds": sum(row["seconds"] for row in history),
+    }
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """The content of a ``metrics.json``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != "hyperlearn-metrics":
+        raise InputError("is not what hyperlearn writes there; move it out of the way", file=path)
+    return content
+
+
+def _units(stage: str, make: Callable[..., list[UnitReport]], job: Job) -> StageReport:
+    began = time.perf_counter()
+    units = tuple(make(job.dataset, job.store, client=job.client(), progress=job.tell))
+    made = [unit.unit for unit in units if unit.action == "made"]
+    why = f"made {', '.join(made)}" if made else "up to date"
+    return StageReport(stage, bool(made), why, time.perf_counter() - began, units)
+
+
+def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, Any]:
+    """All that the factors follow from, by name: digests of data, and settings."""
+    asked: dict[str, Any] = {}
+    weighted = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph and s.graph.weight > 0}
+    needed = [f"modalities/{m}" for m in dataset.modalities]
+    needed += [f"relations/{p}" for p in dataset.relations]
+    needed += [f"graphs/{m}" for m in weighted]
+    for unit in needed:
+        if unit not in digests:
+            stage = "graph" if unit.startswith("graphs/") else "ingest"
+            raise InputError(f"'{unit}' is not in {HYPERGRAPH} yet; make it first: hyperlearn {stage}")
+        asked[unit] = digests[unit]
+    for modality, weight in weighted.items():
+        asked[f"modalities.{modality}.graph.weight"] = weight
+    for name, relation in dataset.relations.items():
+        for setting in ("absent", "weight", "interactions", "offset"):
+            asked[f"relations.{name}.{setting}"] = getattr(relation, setting)
+    for setting, value in dataclasses.asdict(dataset.training).items():
+        asked[f"training.{setting}"] = value
+    # As it comes back from a store: tuples are lists there.
+    plain: dict[str, Any] = json.loads(json.dumps(asked))
+    return plain
+
+
+def _require_hypergraph(job: Job) -> None:
+    recover(job.store)
+    if not job.store.exists():
+        raise InputError("does not exist; make it first: hyperlearn ingest DATASET --out DIR", file=job.store)
+
+
+def _require_same_data(job: Job, asked: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    for unit, digest in asked.items():
+        if "/" in unit and digests.get(unit) != digest:
+            raise InputError(
+                f"was trained before '{unit}' changed; train again: hyperlearn train", file=job.out / MODEL
+            )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is different, in words: settings with both values, data by name."""
+    reasons = []
+    for name in [*now, *(name for name in before if name not in now)]:
+        if name not in before:
+            reasons.append(f"{name} is new")
+        elif name not in now:
+            reasons.append(f"{name} is gone")
+        elif before[name] != now[name]:
+            is_setting = "." in name and "/" not in name
+            values = f" from {json.dumps(before[name])} to {json.dumps(now[name])}" if is_setting else ""
+            reasons.append(f"{name} changed{values}")
+    more = f" and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
+    return "; ".join(reasons[:_REASONS_SHOWN]) + more

@@ -1,0 +1,204 @@
+"""All stages in a row: what they leave, and that nothing is done twice or too little."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hyperlearn_dask.factorization.model_store import open_model
+from tests.conftest import Ended, listing
+
+Run = Callable[..., Ended]
+Edit = Callable[[Path, str, str], None]
+
+
+def made(ended: Ended) -> dict[str, list[str]]:
+    """What a run with --json made: units per stage, the stage itself where it has no units."""
+    assert ended.code == 0, ended.err
+    return {
+        stage["stage"]: [u["unit"] for u in stage["units"] if u["action"] == "made"] or [stage["why"]]
+        for stage in ended.document["stages"]
+        if stage["done"]
+    }
+
+
+@pytest.fixture
+def again(hyperlearn: Run, finished_copy: Path) -> Callable[..., Ended]:
+    """Run the finished data set once more."""
+
+    def run(*options: str) -> Ended:
+        return hyperlearn("run", finished_copy / "club", "--out", finished_copy / "out", "--json", *options)
+
+    return run
+
+
+def test_a_run_leaves_three_artefacts_and_shows_them(
+    hyperlearn: Run, film_club: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    ended = hyperlearn("run", film_club, "--out", out)
+    assert ended.code == 0, ended.err
+    assert sorted(path.name for path in out.iterdir()) == ["hypergraph.zarr", "metrics.json", "model.zarr"]
+    for shown in ("entities", "hyperedges", "12 × 15", "rmse", "mrr", "where the time went"):
+        assert shown in ended.out
+    for stage in ("ingest", "graph", "train", "evaluate"):
+        assert re.search(rf"^{stage} ", ended.err, re.MULTILINE)
+    assert "sweep 1/12" in ended.err
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["training"]["sweeps"] == len(open_model(out / "model.zarr").history)
+    assert {m["relation"] for m in metrics["metrics"]} == {"rated", "tagged"}
+
+
+def test_a_second_run_does_nothing_and_says_so(again: Run, finished_copy: Path) -> None:
+    before = listing(finished_copy / "out")
+    ended = again()
+    assert made(ended) == {}
+    assert ended.err.count("up to date") == 4
+    assert listing(finished_copy / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        # A rating: its relation, what is trained on it, and the judgement.
+        (
+            "ratings.csv",
+            "u0,m0,",
+            "u0,m0,1\r\nu0,m0,",
+            {"ingest": ["relations/rated"], "train": ["relations/rated changed"], "evaluate": None},
+        ),
+        # A tag: the movies' graph has it among its features.
+        (
+            "tags.csv",
+            "m5,star",
+            "m5,ship",
+            {
+                "ingest": ["relations/tagged"],
+                "graph": ["graphs/movie"],
+                "train": ["relations/tagged changed; graphs/movie changed"],
+                "evaluate": None,
+            },
+        ),
+        ("movies.csv", ",1975", ",2020", {"graph": ["graphs/movie"], "train": None, "evaluate": None}),
+        ("friends.csv", "u0,u3,", "u0,u4,", {"graph": ["graphs/user"], "train": None, "evaluate": None}),
+        (
+            "tags_test.csv",
+            "m0,light",
+            "m0,dark",
+            {"ingest": ["tests/tagged"], "evaluate": ["tests/tagged changed"]},
+        ),
+        ("dataset.toml", "k = 3", "k = 4", {"graph": ["graphs/movie"], "train": None, "evaluate": None}),
+        (
+            "dataset.toml",
+            "k = 3",
+            "k = 3\nweight = 2.5",
+            {"train": ["modalities.movie.graph.weight changed from 1.0 to 2.5"], "evaluate": None},
+        ),
+        (
+            "dataset.toml",
+            "rank = 3",
+            "rank = 4",
+            {"train": ['training.groups changed from {"all": 3} to {"all": 4}'], "evaluate": None},
+        ),
+        ("dataset.toml", "A film club", "Another title", {}),
+    ],
+    ids=["rating", "tag", "feature", "edge", "test", "k", "graph weight", "rank", "title"],
+)
+def test_a_change_redoes_exactly_what_depends_on_it(
+    again: Run, edit: Edit, finished_copy: Path, file: str, old: str, new: str, expected: dict[str, Any]
+) -> None:
+    edit(finished_copy / "club" / file, old, new)
+    done = made(again())
+    assert {stage: done[stage] if wanted else None for stage, wanted in expected.items()} == expected
+    assert set(done) == set(expected)
+    assert made(again()) == {}
+
+
+def test_a_new_label_is_put_right_without_training(again: Run, edit: Edit, finished_copy: Path) -> None:
+    before = open_model(finished_copy / "out" / "model.zarr")
+    edit(finished_copy / "club" / "users.csv", "User 7", "Grace")
+    done = made(again())
+    after = open_model(finished_copy / "out" / "model.zarr")
+    assert done["train"] == ["only labels or targets have changed; they were put right without training"]
+    assert "evaluate" not in done
+    assert "Grace" in after.modalities["user"].labels
+    np.testing.assert_array_equal(after.factors["user"], before.factors["user"])
+
+
+def test_what_is_deleted_is_made_again(again: Run, finished_copy: Path) -> None:
+    (finished_copy / "out" / "metrics.json").unlink()
+    assert set(made(again())) == {"evaluate"}
+
+
+def test_options_override_settings(again: Run) -> None:
+    ended = again("--rank", "2", "--sweeps", "3", "--schedule", "sequential")
+    assert set(made(ended)) == {"train", "evaluate"}
+    assert ended.document["training"]["rank"] == 2
+    assert ended.document["training"]["sweeps"] <= 3
+
+
+def test_stages_one_by_one_are_a_run(hyperlearn: Run, film_club: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for stage in ("ingest", "graph", "train", "evaluate"):
+        ended = hyperlearn(stage, film_club, "--out", out, "--json")
+        assert list(made(ended)) == [stage]
+    assert made(hyperlearn("run", film_club, "--out", out, "--json")) == {}
+
+
+def test_workers_give_what_one_process_gives(hyperlearn: Run, finished: Path, tmp_path: Path) -> None:
+    ended = hyperlearn(
+        "run", finished / "club", "--out", tmp_path / "out", "--scheduler", "local", "--workers", "2"
+    )
+    assert ended.code == 0, ended.err
+    assert "2 Dask workers, dashboard at http://127.0.0.1:" in ended.err
+    one, many = (open_model(folder / "out" / "model.zarr") for folder in (finished, tmp_path))
+    for modality, factor in one.factors.items():
+        np.testing.assert_allclose(many.factors[modality], factor, rtol=1e-6, atol=1e-9)
+
+
+def test_two_commands_do_not_share_a_folder(hyperlearn: Run, film_club: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    handle = os.open(out, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        ended = hyperlearn("run", film_club, "--out", out)
+    finally:
+        os.close(handle)
+    assert ended.code == 2
+    assert "another hyperlearn command is working in this folder" in ended.err
+    assert listing(out) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
+    hyperlearn: Run, film_club: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", film_club, "--out", out]
+    endless = [*command, "--sweeps", "1000000", "--tolerance", "0"]
+    with subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "sweep" in line:
+                break
+        time.sleep(0.1)
+        process.send_signal(number)
+        rest, _ = process.stderr.read(), process.wait(timeout=20)
+    assert process.returncode == 130
+    assert rest.splitlines()[-1].startswith("Interrupted; finished stages are kept")
+    assert "Traceback" not in rest
+    assert [path.name for path in out.iterdir()] == ["hypergraph.zarr"]
+    assert set(made(hyperlearn("run", film_club, "--out", out, "--json"))) == {"train", "evaluate"}
