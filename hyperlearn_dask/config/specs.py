@@ -1,4 +1,4 @@
-"""What a ``dataset.toml`` says, as frozen dataclasses, validated once and as a whole."""
+"""What a ``dataset.toml`` says, as frozen dataclasses; :mod:`.load` makes and checks them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Literal
 Absent = Literal["zero", "unknown"]
 Duplicates = Literal["sum", "last", "error"]
 FeatureKind = Literal["text", "number", "category", "vector", "relation"]
+Metric = Literal["cosine", "euclidean"]
+Unseen = Literal["error", "skip"]
+Schedule = Literal["parallel", "sequential"]
+Start = Literal["auto", "clustered", "random"]
+Dtype = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,10 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """A column that holds entity ids; with a separator, several of them in one cell."""
+    """A column that holds entity ids; with a separator, several of them in one cell.
+
+    Columns of a .tns file have numbers for names, from "1".
+    """
 
     column: str
     separator: str | None = None
@@ -32,10 +40,12 @@ class ColumnSpec:
 class FeatureSpec:
     """One block of features of a modality's entities.
 
-    ``tables`` and ``id`` default to the modality's own table; an entity may have several rows there
-    (texts and categories are then accumulated). ``kind = "relation"`` takes the entity's row of the
-    unfolding of ``relation`` along the modality as a bag of words. ``kind = "vector"`` reads a
-    fixed-length list column, or ``file``, a .npy matrix whose rows follow the modality's table.
+    ``column`` is one of ``tables``, whose column ``id`` says which entity a row is about; both are
+    the modality's own unless the file names others. An entity may have several rows there (texts and
+    categories are then accumulated). ``kind = "relation"`` takes the entity's row of the unfolding of
+    ``relation`` along the modality as a bag of words. ``kind = "vector"`` reads a fixed-length list
+    column, or ``file``, a .npy matrix whose rows follow the modality's table. With a ``separator`` a
+    cell holds several categories.
     """
 
     kind: FeatureKind
@@ -58,7 +68,7 @@ class GraphSpec:
     target: str | None = None
     edge_weight: str | None = None
     k: int = 10
-    metric: Literal["cosine", "euclidean"] = "cosine"
+    metric: Metric = "cosine"
     features: tuple[FeatureSpec, ...] = ()
 
 
@@ -84,7 +94,7 @@ class RelationSpec:
     duplicates: Duplicates = "sum"
     test: TableSpec | None = None
     target: str | None = None  # the modality that is ranked when the relation is evaluated
-    unseen: Literal["error", "skip"] = "error"  # a test id that is no entity
+    unseen: Unseen = "error"  # a test id that is no entity
     absent: Absent = "zero"
     weight: float = 1.0  # lambda_p
     interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
@@ -96,18 +106,18 @@ class TrainingSpec:
     """Settings of the factorisation and of its schedule."""
 
     groups: dict[str, int] = field(default_factory=lambda: {"all": 16})  # `rank = 16` in the file
-    schedule: Literal["parallel", "sequential"] = "parallel"
+    schedule: Schedule = "parallel"
     sweeps: int = 100
     tolerance: float = 1e-5  # stop when F falls by less than this fraction in a sweep
     ridge: float = 1e-2  # eps
-    start: Literal["auto", "clustered", "random"] = "auto"
+    start: Start = "auto"
     seed: int = 0
-    dtype: Literal["float32", "float64"] = "float64"
+    dtype: Dtype = "float64"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A whole ``dataset.toml``."""
+    """A whole ``dataset.toml``; ``path`` is the file itself, absolute."""
 
     path: Path
     name: str

@@ -1,0 +1,34 @@
+"""What a ``dataset.toml`` says: its dataclasses, and how it is read and checked."""
+
+from hyperlearn_dask.config.load import load_dataset, training_from
+from hyperlearn_dask.config.specs import (
+    Absent,
+    ColumnSpec,
+    Dataset,
+    Duplicates,
+    FeatureKind,
+    FeatureSpec,
+    GraphSpec,
+    Metric,
+    ModalitySpec,
+    RelationSpec,
+    TableSpec,
+    TrainingSpec,
+)
+
+__all__ = [
+    "Absent",
+    "ColumnSpec",
+    "Dataset",
+    "Duplicates",
+    "FeatureKind",
+    "FeatureSpec",
+    "GraphSpec",
+    "Metric",
+    "ModalitySpec",
+    "RelationSpec",
+    "TableSpec",
+    "TrainingSpec",
+    "load_dataset",
+    "training_from",
+]

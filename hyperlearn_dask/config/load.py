@@ -1,0 +1,182 @@
+"""A ``dataset.toml`` from file to :class:`Dataset`, checked as a whole."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hyperlearn_dask.config.files import Files
+from hyperlearn_dask.config.graph import read_graph
+from hyperlearn_dask.config.lines import key_lines
+from hyperlearn_dask.config.relation import check_interactions, read_relation
+from hyperlearn_dask.config.section import Mistakes, Section
+from hyperlearn_dask.config.specs import (
+    Dataset,
+    Dtype,
+    ModalitySpec,
+    Schedule,
+    Start,
+    TrainingSpec,
+)
+from hyperlearn_dask.errors import InputError
+
+FILE = "dataset.toml"
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """Read and check a data set's settings.
+
+    Parameters
+    ----------
+    path
+        A ``dataset.toml``, or the folder it lies in.
+
+    Returns
+    -------
+    Dataset
+        With all paths absolute; paths in the file are relative to its folder.
+
+    Raises
+    ------
+    InputError
+        The first mistake in the file, with its line and key, followed by the keys of all others.
+    """
+    file = Path(path)
+    try:
+        if file.is_dir():
+            file = file / FILE
+        content = file.read_bytes()
+    except FileNotFoundError:
+        if Path(path).is_dir():
+            raise InputError(f"no {FILE} in this folder", file=path) from None
+        raise InputError(f"no such file; expected a {FILE} or the folder of one", file=path) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot be read ({reason})", file=path) from None
+    text = _decode(content, file)
+    values = _parse(text, file)
+    mistakes = Mistakes(file, key_lines(text))
+    dataset = _read_dataset(Section(values, (), mistakes), file.resolve())
+    mistakes.raise_any()
+    return dataset
+
+
+def training_from(settings: Mapping[str, Any]) -> TrainingSpec:
+    """Check training settings that come from elsewhere, like those of the command line.
+
+    Examples
+    --------
+    >>> training_from({"rank": 4, "sweeps": 10}).groups
+    {'all': 4}
+    """
+    mistakes = Mistakes()
+    training = _read_training(Section(dict(settings), ("training",), mistakes))
+    mistakes.raise_any()
+    return training
+
+
+def _decode(content: bytes, file: Path) -> str:
+    try:
+        return content.decode("utf-8-sig")  # Windows editors begin UTF-8 files with a mark
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        problem = f"not UTF-8 text (byte {content[error.start]:#04x}); save the file with UTF-8 encoding"
+        raise InputError(problem, file=file, line=line) from None
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError("not valid TOML: nested too deeply", file=file) from None
+    except ValueError as error:  # TOMLDecodeError, and numbers with thousands of digits
+        problem, line = str(error), None
+        if at := re.search(r" \(at line (\d+), column (\d+)\)$", problem):
+            problem, line = f"{problem[: at.start()]} at column {at[2]}", int(at[1])
+        elif problem.endswith(" (at end of document)"):
+            problem, line = problem.replace(" (at end", " at the end").rstrip(")"), text.count("\n") + 1
+        raise InputError(f"not valid TOML: {problem}", file=file, line=line) from None
+
+
+def _read_dataset(top: Section, file: Path) -> Dataset:
+    name = top.text("name") or file.parent.name
+    title = top.text("title") or name
+    files = Files(file.parent)
+    modality_sections = dict(top.tables("modalities", "missing; a data set has [modalities.NAME] tables"))
+    relation_sections = dict(top.tables("relations", "missing; a data set has at least one [relations.NAME]"))
+    training_section = top.table("training")
+    top.close()
+    names = tuple(top.values["modalities"]) if modality_sections else ()
+    training = _read_training(training_section) if training_section else TrainingSpec()
+    relations = {
+        relation: read_relation(relation, section, files, names)
+        for relation, section in relation_sections.items()
+    }
+    members = {relation: tuple(spec.columns) for relation, spec in relations.items()}
+    modalities = {
+        modality: _read_modality(modality, section, files, members)
+        for modality, section in modality_sections.items()
+    }
+    if relations and not any(spec.weight for spec in relations.values()):
+        next(iter(relation_sections.values())).wrong(
+            "0 in every relation: nothing would be learned", "weight"
+        )
+    check_interactions(relation_sections, relations, training, training_section)
+    return Dataset(file, name, title, modalities, relations, training)
+
+
+def _read_modality(
+    name: str, section: Section, files: Files, members: Mapping[str, tuple[str, ...]]
+) -> ModalitySpec:
+    table = files.table(section, "table")
+    ids = label = None
+    if table is None:
+        section.refuse("has no meaning without a table", "id", "label")
+        if not any(name in modalities for modalities in members.values()):
+            section.wrong(
+                "no relation has this modality and it has no table, so it has no entities", at_odds=True
+            )
+    else:
+        ids = section.required("id", f'"{name}"')
+        label = section.text("label")
+    graph_section = section.table("graph")
+    section.close()
+    graph = None
+    if graph_section is not None:
+        graph = read_graph(name, graph_section, files, table, ids, members)
+    return ModalitySpec(name, table, ids, label, graph)
+
+
+def _read_training(section: Section) -> TrainingSpec:
+    usual = TrainingSpec()
+    groups = usual.groups
+    if "groups" in section:
+        section.refuse("is at odds with groups: rank makes one group of columns, 'all'", "rank")
+        groups = _read_groups(section)
+    else:
+        groups = {"all": section.integer("rank", groups["all"], at_least=1)}
+        section.take("groups")
+    training = TrainingSpec(
+        groups=groups,
+        schedule=section.choice("schedule", Schedule, usual.schedule),
+        sweeps=section.integer("sweeps", usual.sweeps, at_least=1),
+        tolerance=section.number("tolerance", usual.tolerance),
+        ridge=section.number("ridge", usual.ridge),
+        start=section.choice("start", Start, usual.start),
+        seed=section.integer("seed", usual.seed, at_least=0),
+        dtype=section.choice("dtype", Dtype, usual.dtype),
+    )
+    section.close()
+    return training
+
+
+def _read_groups(section: Section) -> dict[str, int]:
+    groups = section.table("groups")
+    if groups is None:
+        return {"all": 1}
+    if not groups.values:
+        section.wrong("expected at least one group of columns like { shared = 10 }", "groups")
+    return {name: groups.integer(name, 1, at_least=1) for name in groups.values}
