@@ -50,7 +50,13 @@ def read(name: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def artworks() -> list[dict[str, str]]:
-    return read("artworks.csv")
+    """The artworks with all their subjects, those of held_out.csv last."""
+    held_out = {row["artwork"]: row["subject"] for row in read("held_out.csv")}
+    rows = read("artworks.csv")
+    for row in rows:
+        if row["artwork"] in held_out:
+            row["subjects"] += ";" + held_out[row["artwork"]]
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,14 @@ def test_years_lie_within_lives(artworks, artists):
 def test_decades_follow_from_years(artworks):
     wrong = [row["artwork"] for row in artworks if row["decade"] != f"{int(row['year']) // 10 * 10}s"]
     assert wrong == []
+
+
+def test_held_out_subjects_are_of_works_and_known_from_others(artworks):
+    held_out = read("held_out.csv")
+    kept = Counter(subject for row in read("artworks.csv") for subject in subjects(row))
+    assert {row["artwork"] for row in held_out} <= {row["artwork"] for row in artworks}
+    assert len({row["artwork"] for row in held_out}) == len(held_out)
+    assert [row["subject"] for row in held_out if kept[row["subject"]] < 5] == []
 
 
 def test_each_work_has_two_to_six_distinct_subjects(artworks):
