@@ -73,7 +73,7 @@ def _groups(coords: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.
         for mode in modes:
             key = key * shape[mode] + coords[mode]
         order = np.argsort(key)
-        keys = (key[order],)
+        keys: tuple[np.ndarray, ...] = (key[order],)
     else:
         order = np.lexsort(tuple(coords[mode] for mode in reversed(modes)))
         keys = tuple(coords[mode][order] for mode in modes)

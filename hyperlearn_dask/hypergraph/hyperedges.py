@@ -74,8 +74,10 @@ def distinct_ids(chunks: list[Chunk], modality: str) -> pa.Array:
     return pc.unique(pa.chunked_array(dictionaries, pa.string()))
 
 
-def code(chunks: list[Chunk], vocabularies: Mapping[str, pa.Array], *, open: bool = False) -> Coded:
-    """Replace ids by indices.
+def code(
+    chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array], *, open: bool = False
+) -> Coded:
+    """Replace ids by indices; ``vocabularies`` are the ids of each modality, in order.
 
     Raises
     ------
@@ -84,7 +86,7 @@ def code(chunks: list[Chunk], vocabularies: Mapping[str, pa.Array], *, open: boo
     """
     coords = [
         np.concatenate([_indices(chunk, m, vocabulary, open) for chunk in chunks])
-        for m, vocabulary in vocabularies.items()
+        for m, vocabulary in zip(modalities, vocabularies)
     ]
     return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
 

@@ -108,14 +108,29 @@ def read_graph(path: str | Path, modality: str) -> Graph:
     return _read_graph(_unit(path, f"graphs/{modality}"), modality)
 
 
+def read_modality(path: str | Path, name: str) -> Modality:
+    """A modality's entities."""
+    return _read_modality(_unit(path, f"modalities/{name}"), name)
+
+
 def unit_digests(path: str | Path) -> dict[str, str]:
     """What each unit contains, as hashes: ``{"modalities/artist": "…", "relations/made": "…"}``."""
-    return _from_attributes(path, "digest")
+    return {unit: attributes["digest"] for unit, attributes in unit_attributes(path).items()}
 
 
-def unit_fingerprints(path: str | Path) -> dict[str, str]:
-    """What each unit was made from, as hashes."""
-    return _from_attributes(path, "fingerprint")
+def unit_attributes(path: str | Path) -> dict[str, dict[str, Any]]:
+    """What each unit says about itself: fingerprint, digest, counts (see the module)."""
+    root = open_artefact(Path(path), FORMAT)
+    found = {f"{kind}/{name}": dict(group.attrs) for kind in KINDS for name, group in _units(root, kind)}
+    for unit, attributes in found.items():
+        if not {"fingerprint", "digest"} <= attributes.keys():
+            raise _damaged(child_group(root, unit), "does not say what it was made from")
+    return found
+
+
+def stored_order(path: str | Path) -> list[str]:
+    """The order in which a store lists its units."""
+    return unit_order(open_artefact(Path(path), FORMAT))
 
 
 def unit_order(root: zarr.Group) -> list[str]:
@@ -286,11 +301,6 @@ def _units(root: zarr.Group, kind: str) -> list[tuple[str, zarr.Group]]:
     place = {unit: position for position, unit in enumerate(order)}
     names = sorted(parent.group_keys(), key=lambda name: (place.get(f"{kind}/{name}", len(order)), name))
     return [(name, child_group(parent, name)) for name in names]
-
-
-def _from_attributes(path: str | Path, key: str) -> dict[str, str]:
-    root = open_artefact(Path(path), FORMAT)
-    return {f"{kind}/{name}": _attribute(group, key) for kind in KINDS for name, group in _units(root, kind)}
 
 
 def _attribute(group: zarr.Group, key: str) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperlearn_dask.config import ModalitySpec
+from hyperlearn_dask.config import GraphSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.blocks import Rows
@@ -51,7 +51,7 @@ def as_vocabulary(modality: Modality) -> pa.Array:
     return pa.array(modality.ids.tolist(), pa.string())
 
 
-def read_modality(spec: ModalitySpec, *, block: int = BLOCK) -> Modality:
+def read_modality(spec: ModalitySpec, block: int = BLOCK) -> Modality:
     """The entities of a modality's own table.
 
     Raises
@@ -85,6 +85,15 @@ def read_modality(spec: ModalitySpec, *, block: int = BLOCK) -> Modality:
     order = pa.array(id_order(listed))
     told = pa.concat_arrays(labels).take(order) if labels else None
     return as_modality(spec.name, listed.take(order), told)
+
+
+def read_edge_ids(graph: GraphSpec, block: int = BLOCK) -> pa.Array:
+    """The distinct ids in a file of edges."""
+    assert graph.edges is not None and graph.source is not None and graph.target is not None
+    columns = (graph.source, graph.target)
+    batches = read_table(graph.edges, columns, block=block)
+    found = [cells.ids(batch, column).dictionary for batch in batches for column in columns]
+    return pc.unique(pa.chunked_array(found, pa.string()))
 
 
 def closest(vocabulary: pa.Array, id: str) -> str:

@@ -1,0 +1,69 @@
+"""The same tasks on Dask's threads in this process, or on the workers of a cluster."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from hyperlearn_dask.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Handle = Any  # a task that was submitted; what it returns can be an argument of others
+
+
+class Tasks:
+    """Submit functions, by names that read well on the dashboard, and gather their results.
+
+    An :class:`InputError` in a task passes through the tasks that need its result, as a value, and is
+    raised by :meth:`gather`: raised on a worker it would fill the worker's log with a traceback.
+    """
+
+    def __init__(self, client: Client | None) -> None:
+        self._client = client
+        self._token = uuid.uuid4().hex[:8]  # another run's tasks of the same name are other tasks
+
+    def submit(self, name: str, function: Callable[..., Any], *arguments: Any) -> Handle:
+        """One task; ``name`` is unique among this object's. Lists may contain handles."""
+        key = f"{name}-{self._token}"
+        if self._client is not None:
+            return self._client.submit(_guarded, function, *arguments, key=key, pure=False)
+        return dask.delayed(_guarded, pure=False)(function, *arguments, dask_key_name=key)
+
+    def keep(self, handles: Sequence[Handle]) -> list[Handle]:
+        """Have the results stay where they are made, as several other tasks need them."""
+        if self._client is not None:
+            return list(handles)
+        return list(dask.persist(*handles, scheduler="threads"))
+
+    def gather(self, handles: Sequence[Handle]) -> list[Any]:
+        """The results, in order.
+
+        Raises
+        ------
+        InputError
+            The first that a task raised.
+        """
+        if self._client is not None:
+            results = self._client.gather(list(handles))
+        else:
+            results = list(dask.compute(*handles, scheduler="threads"))
+        for result in results:
+            if isinstance(result, InputError):
+                raise result
+        return results
+
+
+def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:
+    for argument in arguments:
+        for item in argument if isinstance(argument, list) else [argument]:
+            if isinstance(item, InputError):
+                return item
+    try:
+        return function(*arguments)
+    except InputError as error:
+        return error
