@@ -26,18 +26,20 @@ from hyperlearn_dask.errors import InputError
 FILE = "dataset.toml"
 
 
-def load_dataset(path: str | Path) -> Dataset:
+def load_dataset(path: str | Path, *, folder: str | Path | None = None) -> Dataset:
     """Read and check a data set's settings.
 
     Parameters
     ----------
     path
         A ``dataset.toml``, or the folder it lies in.
+    folder
+        What paths in the file are relative to; None: the folder of the file.
 
     Returns
     -------
     Dataset
-        With all paths absolute; paths in the file are relative to its folder.
+        With all paths absolute.
 
     Raises
     ------
@@ -59,7 +61,8 @@ def load_dataset(path: str | Path) -> Dataset:
     text = _decode(content, file)
     values = _parse(text, file)
     mistakes = Mistakes(file, key_lines(text))
-    dataset = _read_dataset(Section(values, (), mistakes), file.resolve())
+    files = Files(Path(folder).resolve() if folder is not None else file.resolve().parent)
+    dataset = _read_dataset(Section(values, (), mistakes), file.resolve(), files)
     mistakes.raise_any()
     return dataset
 
@@ -101,10 +104,9 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         raise InputError(f"not valid TOML: {problem}", file=file, line=line) from None
 
 
-def _read_dataset(top: Section, file: Path) -> Dataset:
+def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     name = top.text("name") or file.parent.name
     title = top.text("title") or name
-    files = Files(file.parent)
     modality_sections = dict(top.tables("modalities", "missing; a data set has [modalities.NAME] tables"))
     relation_sections = dict(top.tables("relations", "missing; a data set has at least one [relations.NAME]"))
     training_section = top.table("training")
