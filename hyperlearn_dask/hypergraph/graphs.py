@@ -1,0 +1,229 @@
+"""The intra-modal graphs of a data set: made into its stored hypergraph, or kept where still right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from hyperlearn_dask.config import Dataset, GraphSpec, ModalitySpec
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph import cells
+from hyperlearn_dask.hypergraph.entities import Entities
+from hyperlearn_dask.hypergraph.features import read_features
+from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
+from hyperlearn_dask.hypergraph.neighbors import neighbour_graph
+from hyperlearn_dask.hypergraph.store import (
+    create_hypergraph,
+    open_hypergraph,
+    stored_order,
+    unit_attributes,
+    write_graph,
+)
+from hyperlearn_dask.hypergraph.tables import read_table
+from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, SparseTensor
+from hyperlearn_dask.storage import (
+    Progress,
+    UnitReport,
+    hash_file,
+    hash_of,
+    link_unit,
+    replacing,
+)
+
+if TYPE_CHECKING:
+    import distributed
+
+_RECIPE = 1  # part of every fingerprint: raise it when graphs come out differently
+_COUNTS = ("edges", "components", "isolated")
+
+
+def build_graphs(
+    dataset: Dataset,
+    path: str | Path,
+    *,
+    client: distributed.Client | None = None,
+    progress: Progress | None = None,
+) -> list[UnitReport]:
+    """Make the graphs of a data set in its stored hypergraph.
+
+    A graph stays as it is while its settings (except its weight, which is training's), its files,
+    its entities and the relations among its features do; one that the data set no longer has goes.
+    The store is replaced as a whole, or not touched at all.
+
+    Parameters
+    ----------
+    dataset
+        The settings.
+    path
+        The store, as ingestion left it.
+    client
+        A cluster for the neighbours; None is this process, with threads.
+    progress
+        Called with a short text as work proceeds.
+
+    Returns
+    -------
+    list of UnitReport
+        One for each graph, in the order of the data set.
+
+    Raises
+    ------
+    InputError
+        When the store or a file is missing or wrong.
+    """
+    path = Path(path)
+    stored = unit_attributes(path)
+    wanted = _fingerprints(dataset, path, stored)
+    kept = [unit for unit in wanted if unit in stored and stored[unit]["fingerprint"] == wanted[unit]]
+    others = [unit for unit in stored if not unit.startswith("graphs/")]
+    reports = {
+        unit: UnitReport(unit, "kept", _counts(*(stored[unit][key] for key in _COUNTS)), 0.0) for unit in kept
+    }
+    if len(kept) < len(wanted) or len(kept) + len(others) < len(stored):
+        hypergraph = open_hypergraph(path)
+        with replacing(path) as staging:
+            root = create_hypergraph(staging, stored_order(path))
+            for unit in (*others, *kept):
+                link_unit(path, staging, unit)
+            for unit in [unit for unit in wanted if unit not in kept]:
+                begun = time.perf_counter()
+                modality = dataset.modalities[unit.removeprefix("graphs/")]
+                graph, detail = _make(modality, dataset, hypergraph, client, progress)
+                write_graph(root, graph, wanted[unit])
+                reports[unit] = UnitReport(unit, "made", detail, time.perf_counter() - begun)
+    return [reports[unit] for unit in wanted]
+
+
+def _fingerprints(dataset: Dataset, path: Path, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """For each graph that the data set has, a hash of all that it is made from."""
+    file_hash = cache(hash_file)
+    wanted = {}
+    for modality in dataset.modalities.values():
+        graph = modality.graph
+        if graph is None:
+            continue
+        units = [f"modalities/{modality.name}"]
+        units += [f"relations/{feature.relation}" for feature in graph.features if feature.relation]
+        for unit in units:
+            if unit not in stored:
+                raise InputError(f"has no '{unit}'; ingest the data set first", file=path)
+        contents = [file_hash(file) for file in _files(modality, graph)]
+        spec = replace(graph, weight=GraphSpec.weight)
+        wanted[f"graphs/{modality.name}"] = hash_of(
+            [_RECIPE, spec, contents, [stored[unit]["digest"] for unit in units]]
+        )
+    return wanted
+
+
+def _files(modality: ModalitySpec, graph: GraphSpec) -> list[Path]:
+    files = [graph.edges.path] if graph.edges else []
+    for feature in graph.features:
+        files += [table.path for table in feature.tables]
+        if feature.file is not None and modality.table is not None:
+            files += [feature.file, modality.table.path]  # whose rows those of the file follow
+    return files
+
+
+def _make(
+    modality: ModalitySpec,
+    dataset: Dataset,
+    hypergraph: Hypergraph,
+    client: distributed.Client | None,
+    progress: Progress | None,
+) -> tuple[Graph, str]:
+    """A graph, and what to report of it."""
+    spec = modality.graph
+    assert spec is not None
+    entities = Entities(hypergraph.modalities[modality.name], closed=modality.table is not None)
+    if spec.edges is not None:
+        if progress:
+            progress(f"{modality.name}: reading {spec.edges.path.name}")
+        adjacency, loops = read_edges(spec, entities)
+        notes = [f"{_count(loops, 'self-loop')} left out"] if loops else []
+        return _reported(modality.name, adjacency, spec.edges.path.name, notes)
+
+    if spec.k >= len(entities):
+        raise InputError(
+            f"expected fewer neighbours than entities ({len(entities):,}), got {spec.k}",
+            file=dataset.path,
+            key=f"modalities.{modality.name}.graph.k",
+        )
+    if progress:
+        progress(f"{modality.name}: reading {_count(len(spec.features), 'feature')}")
+
+    def relation(name: str) -> tuple[SparseTensor, int]:
+        found = hypergraph.relations[name]
+        return found.tensor, found.modalities.index(modality.name)
+
+    features = read_features(modality, spec, entities, relation)
+    adjacency = neighbour_graph(
+        modality.name,
+        features.matrix,
+        spec.k,
+        spec.metric,
+        informed=features.informed,
+        client=client,
+        progress=progress,
+    )
+    origin = f"k = {spec.k} {spec.metric} over {_count(len(spec.features), 'feature block')}"
+    return _reported(modality.name, adjacency, origin, features.notes)
+
+
+def read_edges(spec: GraphSpec, entities: Entities) -> tuple[sp.csr_array, int]:
+    """The edges of a file as weights (entities x entities), and how many self-loops it has.
+
+    An edge named several times has the largest of its weights, without a column of weights 1.
+
+    Raises
+    ------
+    InputError
+        When an id is no entity, or a weight is no number or negative; with file, row and column.
+    """
+    assert spec.edges is not None and spec.source is not None and spec.target is not None
+    columns = [spec.source, spec.target, *([spec.edge_weight] if spec.edge_weight else [])]
+    parts = []
+    for batch in read_table(spec.edges, columns):
+        ends = (entities.of(batch, column, known=True) for column in (spec.source, spec.target))
+        weights = cells.numbers(batch, spec.edge_weight) if spec.edge_weight else np.ones(len(batch))
+        if spec.edge_weight and weights.min() < 0:
+            record = int(np.argmax(weights < 0))
+            raise batch.wrong(
+                f"expected a weight of 0 or more, got {weights[record]:g}", record, spec.edge_weight
+            )
+        parts.append((*ends, weights))
+    source, target, weights = (np.concatenate(column) for column in zip(*parts))
+
+    n = len(entities)
+    # One number per unordered pair of entities; n^2 fits in 64 bits for 3 billion of them.
+    pair = np.minimum(source, target) * n + np.maximum(source, target)
+    order = np.argsort(pair, kind="stable")
+    first = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    largest = np.maximum.reduceat(weights[order], first)
+    one, other = np.divmod(pair[order][first], n)
+    loop = one == other
+    ends_of = (one[~loop], other[~loop])
+    return sp.csr_array((largest[~loop], ends_of), shape=(n, n)), int((source == target).sum())
+
+
+def _reported(modality: str, adjacency: sp.csr_array, origin: str, notes: Sequence[str]) -> tuple[Graph, str]:
+    graph = laplacian_graph(modality, adjacency)
+    counts = _counts(graph.edges, graph.components, graph.isolated)
+    return graph, "; ".join([f"{origin}: {counts}", *notes])
+
+
+def _counts(edges: int, components: int, isolated: int) -> str:
+    return (
+        f"{_count(edges, 'edge')}, {_count(components, 'connected part')}, "
+        f"{isolated:,} isolated {'entity' if isolated == 1 else 'entities'}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
