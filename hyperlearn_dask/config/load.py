@@ -168,6 +168,8 @@ def _read_training(section: Section) -> TrainingSpec:
         tolerance=section.number("tolerance", usual.tolerance),
         ridge=section.number("ridge", usual.ridge),
         start=section.choice("start", Start, usual.start),
+        draws=section.integer("draws", usual.draws, at_least=0),
+        burn_in=section.integer("burn_in", usual.burn_in, at_least=0),
         seed=section.integer("seed", usual.seed, at_least=0),
         dtype=section.choice("dtype", Dtype, usual.dtype),
     )

@@ -33,9 +33,12 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
     elif test is not NOWHERE and numbered is (test.format != "tns"):
         section.wrong("either table and test are both .tns files or neither is", "test")
     absent: Absent = section.choice("absent", Absent, RelationSpec.absent)
-    zero = absent == "zero" and section.values.get("absent") in (None, "zero")
-    if zero:
+    right = section.values.get("absent") in (None, absent)  # else what follows from it is not known
+    ranked = right and absent != "unknown"
+    if ranked:
         section.refuse('has a meaning with absent = "unknown" only', "offset")
+    elif right:
+        section.refuse('has no meaning with absent = "unknown"', "absent_weight")
     spec = RelationSpec(
         name=name,
         table=table,
@@ -43,12 +46,13 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
         value=value,
         duplicates=section.choice("duplicates", Duplicates, RelationSpec.duplicates),
         test=test,
-        target=_read_target(section, columns, ranked=test is not None and zero),
+        target=_read_target(section, columns, absent, ranked and test is not None),
         unseen=section.choice("unseen", Unseen, RelationSpec.unseen),
         absent=absent,
+        absent_weight=section.number("absent_weight", RelationSpec.absent_weight, above=0),
         weight=section.number("weight", RelationSpec.weight),
         interactions=_read_interactions(section, tuple(columns)),
-        offset=RelationSpec.offset if zero else _read_offset(section),
+        offset=RelationSpec.offset if ranked else _read_offset(section),
     )
     section.close()
     return spec
@@ -118,9 +122,12 @@ def _read_column(table: Section, modality: str, numbered: bool | None) -> Column
     return ColumnSpec(table.text(modality) or "")
 
 
-def _read_target(section: Section, columns: Mapping[str, ColumnSpec], *, ranked: bool) -> str | None:
-    missing = f'missing; with a test and absent = "zero" it names what is ranked ({", ".join(columns)})'
-    target = section.text("target", missing if ranked else None)
+def _read_target(
+    section: Section, columns: Mapping[str, ColumnSpec], absent: Absent, tested: bool
+) -> str | None:
+    when = f'with {"a test and " if absent == "zero" else ""}absent = "{absent}"'
+    missing = f"missing; {when} it names what is ranked ({', '.join(columns)})"
+    target = section.text("target", missing if tested or absent == "context" else None)
     if target is not None and columns and target not in columns:
         section.wrong(
             unknown(f"the relation has no modality '{target}'", target, columns), "target", at_odds=True

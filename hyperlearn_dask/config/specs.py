@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Absent = Literal["zero", "unknown"]
+Absent = Literal["zero", "unknown", "context"]
 Duplicates = Literal["sum", "last", "error"]
 FeatureKind = Literal["text", "number", "category", "vector", "relation"]
 Metric = Literal["cosine", "euclidean"]
@@ -96,6 +96,7 @@ class RelationSpec:
     target: str | None = None  # the modality that is ranked when the relation is evaluated
     unseen: Unseen = "error"  # a test id that is no entity
     absent: Absent = "zero"
+    absent_weight: float = 1.0  # of a zero against an observed entry; not with absent = "unknown"
     weight: float = 1.0  # lambda_p
     interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
     offset: float | Literal["mean"] = 0.0  # subtracted from the values; only with absent = "unknown"
@@ -108,11 +109,13 @@ class TrainingSpec:
     groups: dict[str, int] = field(default_factory=lambda: {"all": 16})  # `rank = 16` in the file
     schedule: Schedule = "parallel"
     sweeps: int = 100
-    tolerance: float = 1e-5  # stop when F falls by less than this fraction in a sweep
+    tolerance: float = 1e-4  # stop when a sweep brings less than this fraction of F's fall so far
     ridge: float = 1e-2  # eps
     start: Start = "auto"
     seed: int = 0
     dtype: Dtype = "float64"
+    draws: int = 0  # posterior draws after that, from the optimum on
+    burn_in: int = 20  # the first of them, not kept
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
 
@@ -21,7 +22,8 @@ class Model:
     modality uses. ``informed``: bool (entities,) per modality, true for an entity that training knew
     something about (a hyperedge or a graph neighbour); all others are scored by the mean row.
     ``targets``: the modality each relation ranks, where its settings name one. ``history``: one dict
-    of numbers per sweep.
+    of numbers per sweep. ``draws``: posterior draws of the factors (draws x entities x rank), where
+    training made some: values and scores are then means over them.
     """
 
     problem: Problem
@@ -30,6 +32,15 @@ class Model:
     informed: dict[str, np.ndarray]
     targets: dict[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    draws: dict[str, np.ndarray] | None = None
+
+    def each_draw(self) -> Iterator[Model]:
+        """One model per posterior draw; the model itself where there are none."""
+        if self.draws is None:
+            yield self
+            return
+        for one in range(len(next(iter(self.draws.values())))):
+            yield replace(self, factors={m: a[one] for m, a in self.draws.items()}, draws=None)
 
     @cached_property
     def mean_rows(self) -> dict[str, np.ndarray]:
@@ -55,11 +66,17 @@ class Model:
 
         ``coords``: one index array of length n per mode; returns (n,).
         """
-        term = self.problem.terms[relation]
-        product = np.ones((len(coords[0]), len(term.columns)))
-        for mode, index in enumerate(coords):
-            product *= self.rows(term, mode, np.asarray(index))
-        return product.sum(axis=1) + term.offset
+        return self._mean(model._predict(relation, coords) for model in self.each_draw())
+
+    def deviation(self, relation: str, coords: tuple[np.ndarray, ...]) -> np.ndarray:
+        """The standard deviation (n,) of an observation at given coordinates, noise included.
+
+        The variance between the posterior draws, and the noise 1 / (2 lambda) of the relation.
+        """
+        if self.draws is None:
+            raise InputError("this model has no posterior draws; train it with draws = 100, say")
+        values = np.array([model._predict(relation, coords) for model in self.each_draw()])
+        return np.sqrt(values.var(axis=0) + 1 / (2 * self.problem.terms[relation].weight))
 
     def score_targets(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores (contexts x targets) of every target in each of a batch of contexts.
@@ -67,6 +84,24 @@ class Model:
         ``context``: one index array of length B per given modality; -1, and modalities left out,
         stand for the mean row. Targets that training knew nothing about score with their own row.
         """
+        return self._mean(model._score_targets(relation, target, context) for model in self.each_draw())
+
+    @staticmethod
+    def _mean(values: Iterator[np.ndarray]) -> np.ndarray:
+        total, count = next(values), 1
+        for value in values:
+            total += value
+            count += 1
+        return total / count
+
+    def _predict(self, relation: str, coords: tuple[np.ndarray, ...]) -> np.ndarray:
+        term = self.problem.terms[relation]
+        product = np.ones((len(coords[0]), len(term.columns)))
+        for mode, index in enumerate(coords):
+            product *= self.rows(term, mode, np.asarray(index))
+        return product.sum(axis=1) + term.offset
+
+    def _score_targets(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
         term = self.problem.terms[relation]
         length = max((len(v) for v in context.values()), default=1)
         product = np.ones((length, len(term.columns)))

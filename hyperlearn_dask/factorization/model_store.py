@@ -1,8 +1,9 @@
 """A trained model as a Zarr store: everything needed to use it, and where it came from.
 
-``modalities/<m>`` holds ``ids``, ``labels`` (if there are any), ``factor`` (entities x rank) and
-``informed``; the root's attributes hold the problem, the targets, the history and what training was
-asked for (``fingerprint``, ``settings``).
+``modalities/<m>`` holds ``ids``, ``labels`` (if there are any), ``factor`` (entities x rank), ``informed``
+and, where training made some, ``draws`` (the rows of one posterior draw after the other); the root's
+attributes hold the problem, the targets, the history and what training was asked for (``fingerprint``,
+``settings``).
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ def save_model(model: Model, path: str | Path, *, fingerprint: str, settings: Ma
                 write_array(group, "labels", modality.labels)
             write_array(group, "factor", model.factors[name])
             write_array(group, "informed", model.informed[name].astype(np.uint8))
+            if model.draws is not None:
+                write_array(group, "draws", model.draws[name].reshape(-1, model.problem.rank))
 
 
 def open_model(path: str | Path) -> Model:
@@ -75,7 +78,7 @@ def open_model(path: str | Path) -> Model:
         targets, history = dict(attrs["targets"]), tuple(attrs["history"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, "its attributes do not describe a factorisation problem") from error
-    modalities, factors, informed = {}, {}, {}
+    modalities, factors, informed, draws = {}, {}, {}, {}
     for name, size in problem.sizes.items():
         group = child_group(root, f"modalities/{name}")
         labels = read_array(group, "labels") if "labels" in group else None
@@ -86,7 +89,9 @@ def open_model(path: str | Path) -> Model:
             len(modalities[name]) == len(informed[name]) == size
         ):
             raise _damaged(path, f"the arrays of modality '{name}' do not fit its {size} entities")
-    return Model(problem, modalities, factors, informed, targets, history)
+        if "draws" in group:
+            draws[name] = read_array(group, "draws").reshape(-1, size, problem.rank)
+    return Model(problem, modalities, factors, informed, targets, history, draws or None)
 
 
 def model_attrs(path: str | Path) -> dict[str, Any]:

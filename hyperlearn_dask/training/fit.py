@@ -16,11 +16,14 @@ from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.report import OnSweep, SweepReport
-from hyperlearn_dask.training.schedule import sweeps
+from hyperlearn_dask.training.sampling import draws
+from hyperlearn_dask.training.schedule import Point, sweeps
 
 if TYPE_CHECKING:
     from distributed import Client
 
+# Posterior draws that a model keeps at most.
+KEPT_DRAWS = 100
 # Sweeps that must bring too little before training stops.
 PATIENCE = 3
 
@@ -44,7 +47,7 @@ def problem_of(
             spec.interactions,
             offset,
             spec.target,
-            getattr(spec, "absent_weight", 1.0),
+            spec.absent_weight,
         )
     return build_problem(
         {m: len(entities) for m, entities in hypergraph.modalities.items()},
@@ -108,23 +111,43 @@ def _train(
     targets: Mapping[str, str],
     on_sweep: OnSweep | None,
 ) -> Model:
-    factors = _start(problem, executor, training)
+    start = _start(problem, executor, training)
     history: list[SweepReport] = []
-    for report, point in sweeps(problem, executor, factors, training.schedule):
-        factors = point.factors
+    for report, reached in sweeps(problem, executor, start, training.schedule):
+        point = reached
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
         if report.sweep >= training.sweeps or _converged(history, training.tolerance):
             break
+    chain = _sample_posterior(problem, training, executor, point, on_sweep) if training.draws else None
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
-        factors=executor.gather(factors),
+        factors=executor.gather(point.factors),
         informed=_informed(problem, executor),
         targets=dict(targets),
         history=tuple(_row(report) for report in history),
+        draws=chain,
     )
+
+
+def _sample_posterior(
+    problem: Problem, training: TrainingSpec, executor: Executor, point: Point, on_sweep: OnSweep | None
+) -> dict[str, np.ndarray]:
+    """The chain of draws after the burn-in, thinned evenly to :data:`KEPT_DRAWS` at most, in float32."""
+    kept: dict[str, list[np.ndarray]] = {m: [] for m in problem.sizes}
+    thin = -(-training.draws // KEPT_DRAWS)
+    for report, drawn in draws(problem, executor, point, training.seed):
+        if on_sweep is not None:
+            on_sweep(report)
+        number = report.sweep - training.burn_in
+        if number > 0 and number % thin == 0:
+            for m, factor in executor.gather(drawn.factors).items():
+                kept[m].append(factor.astype(np.float32))
+        if number >= training.draws:
+            return {m: np.stack(factors) for m, factors in kept.items()}
+    raise AssertionError("draws come without end")
 
 
 def _converged(history: list[SweepReport], tolerance: float) -> bool:

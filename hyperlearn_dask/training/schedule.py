@@ -76,14 +76,14 @@ def sweeps(
     ``factors``: handles of the start values per modality.
     """
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
-    squares = _sum_of_squares(problem, executor)
-    point = _point(executor, factors)
+    squares = sum_of_squares(problem, executor)
+    point = point_at(executor, factors)
     course: Course | None = None
     for number in itertools.count(1):
         began = time.perf_counter()
         executor.seconds.clear()
         course = propose(problem, executor, point, course)
-        parts = _along(problem, executor, point, course.directions, squares)
+        parts = along(problem, executor, point, course.directions, squares)
         alpha = best_step(parts)
         point = _advance(executor, point, course.directions, alpha)
         if number % RENEW_EVERY == 0:
@@ -110,7 +110,7 @@ def propose_parallel(
     shared = _shared_products(problem, executor, point)
     proposals = {}
     for modality in point.factors:
-        products = shared[modality] + _own_products(problem, executor, point, modality, one_pass=False)
+        products = shared[modality] + own_products(problem, executor, point, modality, one_pass=False)
         proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
     slopes = executor.gather(
         [executor.at_modality(f"slope-{m}", m, _slopes, p) for m, p in proposals.items()]
@@ -133,21 +133,15 @@ def propose_sequential(
     """One block after the other, each from where the ones before it arrived."""
     directions = {}
     for modality in point.factors:
-        products = [
-            product
-            for one_pass in (True, False)
-            for product in _own_products(problem, executor, point, modality, one_pass)
-        ]
+        products = all_products(problem, executor, point, modality)
         proposal = _solve(problem, executor, point, modality, products, None)
         directions[modality] = executor.at_modality(
             f"direction-{modality}", modality, _conjugate, proposal, 0.0, None
         )
-        factors, grams = dict(point.factors), dict(point.grams)
-        factors[modality] = executor.at_modality(
-            f"step-{modality}", modality, _step, factors[modality], directions[modality], 1.0
+        moved = executor.at_modality(
+            f"step-{modality}", modality, _step, point.factors[modality], directions[modality], 1.0
         )
-        grams[modality] = executor.at_modality(f"gram-{modality}", modality, _gram, factors[modality])
-        point = Point(factors, grams)
+        point = point_at(executor, {**point.factors, modality: moved}, keep=point.grams, new=modality)
     return Course({}, directions, 0.0)
 
 
@@ -163,7 +157,7 @@ def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict
     return products
 
 
-def _own_products(
+def own_products(
     problem: Problem, executor: Executor, point: Point, modality: str, one_pass: bool
 ) -> list[Handle]:
     """One modality's products, over the shards where one pass would or would not give all modes'."""
@@ -175,6 +169,15 @@ def _own_products(
             of_one = _products_at(problem, executor, point, place, (modality,), name)
             products.append(executor.at_shard(f"part-{place.name}", place, _part, of_one, modality))
     return products
+
+
+def all_products(problem: Problem, executor: Executor, point: Point, modality: str) -> list[Handle]:
+    """One modality's products, over every shard."""
+    return [
+        product
+        for one_pass in (True, False)
+        for product in own_products(problem, executor, point, modality, one_pass)
+    ]
 
 
 def _one_pass(problem: Problem, place: ShardPlace) -> bool:
@@ -206,15 +209,20 @@ def _solve(
     products: list[Handle],
     before: Handle | None,
 ) -> Handle:
-    neighbours = {m for term in problem.terms_of(modality) for m in term.modalities} - {modality}
-    grams = {m: point.grams[m] for m in sorted(neighbours)}
+    grams = neighbour_grams(problem, point, modality)
     factor = point.factors[modality]
     return executor.at_modality(
         f"solve-{modality}", modality, _proposal, problem, modality, factor, products, grams, before
     )
 
 
-def _along(
+def neighbour_grams(problem: Problem, point: Point, modality: str) -> dict[str, Handle]:
+    """The Grams of the modalities that some relation joins with this one."""
+    neighbours = {m for term in problem.terms_of(modality) for m in term.modalities} - {modality}
+    return {m: point.grams[m] for m in sorted(neighbours)}
+
+
+def along(
     problem: Problem,
     executor: Executor,
     point: Point,
@@ -240,7 +248,7 @@ def _along(
 
 
 def _advance(executor: Executor, point: Point, directions: Mapping[str, Handle], alpha: float) -> Point:
-    return _point(
+    return point_at(
         executor,
         {
             m: executor.at_modality(f"step-{m}", m, _step, factor, directions[m], alpha)
@@ -249,16 +257,25 @@ def _advance(executor: Executor, point: Point, directions: Mapping[str, Handle],
     )
 
 
-def _point(executor: Executor, factors: dict[str, Handle]) -> Point:
-    return Point(factors, {m: executor.at_modality(f"gram-{m}", m, _gram, a) for m, a in factors.items()})
+def point_at(
+    executor: Executor,
+    factors: dict[str, Handle],
+    keep: Mapping[str, Handle] | None = None,
+    new: str | None = None,
+) -> Point:
+    """A point with its Grams: all of them made, or only of the ``new`` factor and the others kept."""
+    grams = dict(keep or {})
+    for m in factors if new is None else [new]:
+        grams[m] = executor.at_modality(f"gram-{m}", m, _gram, factors[m])
+    return Point(factors, grams)
 
 
 def _renew(executor: Executor, point: Point, course: Course) -> tuple[Point, Course]:
     again = Course(executor.renew(course.proposals), executor.renew(course.directions), course.slope)
-    return _point(executor, executor.renew(point.factors)), again
+    return point_at(executor, executor.renew(point.factors)), again
 
 
-def _sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
+def sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
     places = [place for place in executor.places if not place.holds_contexts]
     values = executor.gather([executor.at_shard("squares", place, _squares) for place in places])
     total = dict.fromkeys(problem.terms, 0.0)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.fit import fit, problem_of
@@ -115,3 +116,57 @@ def test_inputs_are_not_changed():
     before = hypergraph.relations["rated"].tensor.values.copy()
     fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
     np.testing.assert_array_equal(hypergraph.relations["rated"].tensor.values, before)
+
+
+def test_posterior_draws_start_at_the_optimum_and_predict_by_their_mean():
+    hypergraph = two_relations()
+    problem, training = two_relations_problem(hypergraph, draws=40, burn_in=5)
+    reports = []
+    model = fit(hypergraph, problem, training, on_sweep=reports.append)
+    optimum = fit(hypergraph, *two_relations_problem(hypergraph))
+    assert len(reports) == 25 + 45
+    assert len(model.history) == 25
+    for m, factor in optimum.factors.items():
+        np.testing.assert_array_equal(model.factors[m], factor)
+        assert model.draws[m].shape == (40, *factor.shape)
+    # Draws are no better than the optimum, and none is the same as another.
+    assert min(r.objective for r in reports[25:]) > reports[24].objective
+    assert np.abs(np.diff(model.draws["b"], axis=0)).max(axis=(1, 2)).min() > 0
+    coords = hypergraph.relations["rated"].tensor.coords
+    each = np.array([one.predict("rated", coords) for one in model.each_draw()])
+    np.testing.assert_allclose(model.predict("rated", coords), each.mean(axis=0))
+    noise = 1 / (2 * problem.terms["rated"].weight)
+    np.testing.assert_allclose(model.deviation("rated", coords) ** 2, each.var(axis=0) + noise)
+
+
+def test_intervals_of_the_posterior_hold_what_they_promise():
+    """Data drawn from the model itself: 90 % intervals of unseen values hold 90 % of them."""
+    rng = np.random.default_rng(0)
+    sizes, noise = {"user": 80, "item": 60}, 0.5
+    planted = {m: rng.normal(size=(n, 3)) for m, n in sizes.items()}
+    cells = rng.permutation(80 * 60)
+    users, items = np.unravel_index(cells, (80, 60))
+    values = (planted["user"][users] * planted["item"][items]).sum(axis=1) + rng.normal(
+        scale=noise, size=len(cells)
+    )
+    train = np.sort(cells[:2000])
+    order = np.argsort(cells[:2000])
+    tensor = SparseTensor(
+        tuple(c.astype(np.int32) for c in np.unravel_index(train, (80, 60))), values[:2000][order], (80, 60)
+    )
+    hypergraph = hypergraph_of({"r": (("user", "item"), tensor)}, sizes)
+    # exp(-F): noise precision 2 lambda, prior precision eps
+    training = TrainingSpec(groups={"all": 3}, ridge=1.0, draws=300, burn_in=30)
+    settings = {"r": TermSettings("unknown", 1 / (2 * noise**2))}
+    model = fit(hypergraph, problem_of(hypergraph, settings, training, {}), training)
+    coords = users[2000:], items[2000:]
+    mean, deviation = model.predict("r", coords), model.deviation("r", coords)
+    inside = np.abs(values[2000:] - mean) < 1.645 * deviation
+    assert 0.87 < inside.mean() < 0.93
+
+
+def test_draws_without_any_were_not_made():
+    hypergraph = two_relations()
+    model = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
+    with pytest.raises(InputError, match="no posterior draws"):
+        model.deviation("rated", hypergraph.relations["rated"].tensor.coords)

@@ -1,0 +1,84 @@
+"""Posterior sampling: the sequential schedule with draws in the place of solutions (Gibbs)."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.factorization.blocks import assemble
+from hyperlearn_dask.factorization.objective import at_step
+from hyperlearn_dask.factorization.posterior import draw_block
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.factorization.shards import Product
+from hyperlearn_dask.training.executor import Executor
+from hyperlearn_dask.training.report import SweepReport
+from hyperlearn_dask.training.schedule import (
+    RENEW_EVERY,
+    Point,
+    all_products,
+    along,
+    neighbour_grams,
+    point_at,
+    sum_of_squares,
+)
+
+
+def draws(
+    problem: Problem, executor: Executor, point: Point, seed: int
+) -> Iterator[tuple[SweepReport, Point]]:
+    """Draw after draw of all factors, without end; each block given the latest of the others.
+
+    The report's objective is F at the draw, which goes up and down. The numbers depend on the seed,
+    the draw and the modality, and on nothing about where they are made.
+    """
+    squares = sum_of_squares(problem, executor)
+    for number in itertools.count(1):
+        began = time.perf_counter()
+        executor.seconds.clear()
+        before, moves = point, {}
+        for index, modality in enumerate(point.factors):
+            factor = executor.at_modality(
+                f"draw-{modality}",
+                modality,
+                _draw,
+                problem,
+                modality,
+                point.factors[modality],
+                all_products(problem, executor, point, modality),
+                neighbour_grams(problem, point, modality),
+                (seed, number, index),
+            )
+            moves[modality] = executor.at_modality(
+                f"move-{modality}", modality, _move, before.factors[modality], factor
+            )
+            point = point_at(executor, {**point.factors, modality: factor}, keep=point.grams, new=modality)
+        parts = at_step(along(problem, executor, before, moves, squares), 1.0)
+        if number % RENEW_EVERY == 0:
+            point = point_at(executor, executor.renew(point.factors))
+        seconds = time.perf_counter() - began
+        yield SweepReport(number, sum(parts.values()), parts, None, seconds, dict(executor.seconds)), point
+
+
+def _draw(
+    laplacian: Array | None,
+    problem: Problem,
+    modality: str,
+    factor: Array,
+    products: list[Product],
+    grams: Mapping[str, np.ndarray],
+    seed: tuple[int, int, int],
+) -> Array:
+    system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
+    free = problem.free_columns(modality)
+    mu = problem.graph_weights.get(modality, 0.0)
+    drawn = factor.copy()
+    drawn[:, free] = draw_block(system, laplacian, mu, factor[:, free], np.random.default_rng(seed))
+    return drawn
+
+
+def _move(_: Array | None, before: Array, after: Array) -> Array:
+    return after - before
