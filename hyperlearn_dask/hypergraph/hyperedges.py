@@ -65,42 +65,11 @@ def needed_columns(spec: RelationSpec) -> list[str]:
 
 def read_chunks(part: Part, columns: Mapping[str, ColumnSpec], value: str | None) -> list[Chunk]:
     """The hyperedges of a part of a table, one chunk per batch."""
-    return [_chunk(batch, columns, value) for batch in read_part(part)]
+    return [make_chunk(batch, columns, value) for batch in read_part(part)]
 
 
-def distinct_ids(chunks: list[Chunk], modality: str) -> pa.Array:
-    """The distinct ids of a modality in some chunks."""
-    dictionaries = [pc.unique(chunk.ids[modality]).dictionary_decode() for chunk in chunks]
-    return pc.unique(pa.chunked_array(dictionaries, pa.string()))
-
-
-def code(
-    chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array], *, open: bool = False
-) -> Coded:
-    """Replace ids by indices; ``vocabularies`` are the ids of each modality, in order.
-
-    Raises
-    ------
-    InputError
-        When an id is no entity, unless ``open``, with file, row and column.
-    """
-    coords = [
-        np.concatenate([_indices(chunk, m, vocabulary, open) for chunk in chunks])
-        for m, vocabulary in zip(modalities, vocabularies)
-    ]
-    return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
-
-
-def row_at(chunks: list[Chunk], hyperedge: int) -> int:
-    """The row of the table of a part's hyperedge."""
-    for chunk in chunks:
-        if hyperedge < len(chunk):
-            return chunk.row(hyperedge)
-        hyperedge -= len(chunk)
-    raise IndexError(hyperedge)
-
-
-def _chunk(batch: Batch, columns: Mapping[str, ColumnSpec], value: str | None) -> Chunk:
+def make_chunk(batch: Batch, columns: Mapping[str, ColumnSpec], value: str | None) -> Chunk:
+    """The hyperedges of a batch; ``columns`` by modality, ``value`` the column of values or None for 1."""
     values = np.ones(len(batch)) if value is None else cells.numbers(batch, value)
     ids: dict[str, pa.DictionaryArray] = {}
     several: dict[str, tuple[np.ndarray, pa.DictionaryArray]] = {}
@@ -131,7 +100,46 @@ def _chunk(batch: Batch, columns: Mapping[str, ColumnSpec], value: str | None) -
     return Chunk(batch.table, names, exploded, values[records], records, batch.rows)
 
 
-def _indices(chunk: Chunk, modality: str, vocabulary: pa.Array, open: bool) -> np.ndarray:
+def distinct_ids(chunks: list[Chunk], modality: str) -> pa.Array:
+    """The distinct ids of a modality in some chunks."""
+    dictionaries = [pc.unique(chunk.ids[modality]).dictionary_decode() for chunk in chunks]
+    return pc.unique(pa.chunked_array(dictionaries, pa.string()))
+
+
+def code(
+    chunks: list[Chunk],
+    modalities: list[str],
+    vocabularies: list[pa.Array],
+    *,
+    open: bool = False,
+    what: str | None = None,
+) -> Coded:
+    """Replace ids by indices; ``vocabularies`` are the ids of each modality, in order.
+
+    ``what`` an unknown id should have been is its modality unless given.
+
+    Raises
+    ------
+    InputError
+        When an id is no entity, unless ``open``, with file, row and column.
+    """
+    coords = [
+        np.concatenate([_indices(chunk, m, vocabulary, open, what or m) for chunk in chunks])
+        for m, vocabulary in zip(modalities, vocabularies)
+    ]
+    return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
+
+
+def row_at(chunks: list[Chunk], hyperedge: int) -> int:
+    """The row of the table of a part's hyperedge."""
+    for chunk in chunks:
+        if hyperedge < len(chunk):
+            return chunk.row(hyperedge)
+        hyperedge -= len(chunk)
+    raise IndexError(hyperedge)
+
+
+def _indices(chunk: Chunk, modality: str, vocabulary: pa.Array, open: bool, what: str) -> np.ndarray:
     ids = chunk.ids[modality]
     found = pc.fill_null(pc.index_in(ids.dictionary, vocabulary), -1).to_numpy()
     codes = ids.indices.to_numpy()
@@ -140,7 +148,7 @@ def _indices(chunk: Chunk, modality: str, vocabulary: pa.Array, open: bool) -> n
         first = int(np.argmin(indices))
         id = ids[first].as_py()
         raise InputError(
-            f"'{id}' is no {modality}{closest(vocabulary, id)}",
+            f"'{id}' is no {what}{closest(vocabulary, id)}",
             file=chunk.table.path,
             row=chunk.row(first),
             column=chunk.columns[modality],

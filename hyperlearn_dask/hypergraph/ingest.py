@@ -267,7 +267,7 @@ class _Ingest:
             rows += self.tasks.gather(
                 [self.tasks.submit(f"row-{spec.name}-{number}", row_at, chunks[part], within)]
             )
-        problem = f'repeats the hyperedge of row {rows[0]} (duplicates = "sum" or "last" would allow that)'
+        problem = f'repeats row {rows[0]}, which duplicates = "sum" or "last" would allow'
         return InputError(problem, file=spec.table.path, row=rows[1])
 
     def _shape(self, spec: RelationSpec) -> tuple[int, ...]:

@@ -98,6 +98,11 @@ def read_relation(
     return _read_tensor(_unit(path, f"relations/{name}"), start, stop)
 
 
+def relation_shape(path: str | Path, name: str) -> tuple[int, ...]:
+    """The number of entities per mode of a relation."""
+    return tuple(_attribute(_unit(path, f"relations/{name}"), "shape"))
+
+
 def read_indptr(path: str | Path, name: str) -> np.ndarray:
     """Where each row of a relation's sort mode begins in its entries (rows + 1 integers)."""
     return read_array(_unit(path, f"relations/{name}"), "indptr")

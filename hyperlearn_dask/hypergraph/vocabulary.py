@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperlearn_dask.config import GraphSpec, ModalitySpec
-from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.blocks import Rows
-from hyperlearn_dask.hypergraph.tables import BLOCK, read_table
+from hyperlearn_dask.hypergraph.tables import BLOCK, Batch, read_table
 from hyperlearn_dask.hypergraph.tensor import Modality
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
@@ -52,39 +50,41 @@ def as_vocabulary(modality: Modality) -> pa.Array:
 
 
 def read_modality(spec: ModalitySpec, block: int = BLOCK) -> Modality:
-    """The entities of a modality's own table.
+    """The entities of a modality's own table. Errors: see :func:`list_entities`."""
+    assert spec.table is not None and spec.id is not None
+    columns = [spec.id] if spec.label is None else [spec.id, spec.label]
+    return list_entities(spec.name, read_table(spec.table, columns, block=block), spec.id, spec.label)
+
+
+def list_entities(name: str, batches: Iterable[Batch], id: str, label: str | None) -> Modality:
+    """The entities that a table lists in its columns ``id`` and ``label``.
 
     Raises
     ------
     InputError
-        When the table is wrong or lists an id twice, with file, row and column.
+        When an id is listed twice, with file, row and column.
     """
-    assert spec.table is not None and spec.id is not None
-    columns = [spec.id] if spec.label is None else [spec.id, spec.label]
     ids: list[pa.Array] = []
     labels: list[pa.Array] = []
-    rows: list[tuple[int, Rows]] = []
+    read: list[tuple[int, Batch]] = []  # and how many entities come before
     count = 0
-    for batch in read_table(spec.table, columns, block=block):
-        ids.append(cells.ids(batch, spec.id).dictionary_decode())
-        if spec.label is not None:
-            labels.append(pc.fill_null(cells.texts(batch, spec.label), ""))
-        rows.append((count, batch.rows))
+    for batch in batches:
+        ids.append(cells.ids(batch, id).dictionary_decode())
+        if label is not None:
+            labels.append(pc.fill_null(cells.texts(batch, label), ""))
+        read.append((count, batch))
         count += len(batch)
     listed = pa.concat_arrays(ids)
     if len(pc.unique(listed)) < count:
-        position, first = _first_repeat(listed)
-        start, within = next((start, r) for start, r in reversed(rows) if start <= position)
-        start_of, of = next((start, r) for start, r in reversed(rows) if start <= first)
-        raise InputError(
-            f"'{listed[position].as_py()}' is listed a second time (first in row {of[first - start_of]})",
-            file=spec.table.path,
-            row=within[position - start],
-            column=spec.id,
+        first, second = _first_repeat(listed)
+        before, batch = next(item for item in reversed(read) if item[0] <= first)
+        told = (
+            f"'{listed[first].as_py()}' is listed a second time (first in row {batch.rows[first - before]})"
         )
+        before, batch = next(item for item in reversed(read) if item[0] <= second)
+        raise batch.wrong(told, second - before, id)
     order = pa.array(id_order(listed))
-    told = pa.concat_arrays(labels).take(order) if labels else None
-    return as_modality(spec.name, listed.take(order), told)
+    return as_modality(name, listed.take(order), pa.concat_arrays(labels).take(order) if labels else None)
 
 
 def read_edge_ids(graph: GraphSpec, block: int = BLOCK) -> pa.Array:
@@ -107,11 +107,10 @@ def closest(vocabulary: pa.Array, id: str) -> str:
 
 
 def _first_repeat(ids: pa.Array) -> tuple[int, int]:
-    """The first position that repeats an id, and where that id was first."""
+    """The first position that repeats an id, after the one where that id was first."""
     seen: dict[str, int] = {}
-    positions: Iterator[tuple[int, str]] = enumerate(ids.to_pylist())
-    position = next(n for n, id in positions if seen.setdefault(id, n) != n)
-    return position, seen[ids[position].as_py()]
+    second = next(n for n, id in enumerate(ids.to_pylist()) if seen.setdefault(id, n) != n)
+    return seen[ids[second].as_py()], second
 
 
 def _numpy(array: pa.Array) -> np.ndarray:
