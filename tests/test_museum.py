@@ -51,7 +51,7 @@ def read(name: str) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def artworks() -> list[dict[str, str]]:
     """The artworks with all their subjects, those of held_out.csv last."""
-    held_out = {row["artwork"]: row["subject"] for row in read("held_out.csv")}
+    held_out = {row["artwork"]: row["subjects"] for row in read("held_out.csv")}
     rows = read("artworks.csv")
     for row in rows:
         if row["artwork"] in held_out:
@@ -131,7 +131,7 @@ def test_held_out_subjects_are_of_works_and_known_from_others(artworks):
     kept = Counter(subject for row in read("artworks.csv") for subject in subjects(row))
     assert {row["artwork"] for row in held_out} <= {row["artwork"] for row in artworks}
     assert len({row["artwork"] for row in held_out}) == len(held_out)
-    assert [row["subject"] for row in held_out if kept[row["subject"]] < 5] == []
+    assert [row["subjects"] for row in held_out if kept[row["subjects"]] < 5] == []
 
 
 def test_each_work_has_two_to_six_distinct_subjects(artworks):
