@@ -179,7 +179,7 @@ def number_block(owners: np.ndarray, numbers: np.ndarray, n: int, metric: Metric
         x = np.where(given, (x - x[given].mean()) / (x[given].std() or 1.0), 0.0)
     if metric == "euclidean":
         return Block(x[:, None], given)
-    return Block(normalize(np.column_stack([given, x])), given)
+    return Block(_unit(np.column_stack([given, x])), given)
 
 
 def vector_block(owners: np.ndarray, vectors: np.ndarray, n: int, metric: Metric) -> Block:
@@ -187,11 +187,16 @@ def vector_block(owners: np.ndarray, vectors: np.ndarray, n: int, metric: Metric
     values, given = _means(owners, vectors, n)
     if metric == "euclidean":
         return Block(values, given)
-    return Block(normalize(values), np.any(values, axis=1))
+    return Block(_unit(values), np.any(values, axis=1))
+
+
+def _unit(rows: Matrix) -> Matrix:
+    """Rows of unit length; those of zeros stay."""
+    return normalize(rows) if rows.shape[1] else rows  # scikit-learn refuses to do nothing
 
 
 def _bag(counts: sp.csr_array) -> Block:
-    bag = sp.csr_array(normalize(counts))
+    bag = sp.csr_array(_unit(counts))
     bag.eliminate_zeros()
     return Block(bag, np.diff(bag.indptr) > 0)
 
