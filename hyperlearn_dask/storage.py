@@ -40,6 +40,7 @@ _DISK_ERRORS = {
     errno.EFBIG: "a file grew larger than allowed",
     errno.EIO: "the device failed",
     errno.ENOTDIR: "a file is in the way of a folder",
+    errno.EEXIST: "a file is in the way of a folder",
     errno.ENAMETOOLONG: "the name is too long",
     errno.EMFILE: "too many open files",
 }
@@ -176,7 +177,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # cleaning up must not hide what went wrong
+            path.unlink()
 
 
 # Artefacts, their units and arrays.

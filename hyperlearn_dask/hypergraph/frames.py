@@ -18,7 +18,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.blocks import Rows
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
-from hyperlearn_dask.hypergraph.hyperedges import Chunk, code, distinct_ids, make_chunk
+from hyperlearn_dask.hypergraph.hyperedges import Chunk, code, code_test, distinct_ids, make_chunk
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tables import Batch
 from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, Modality, Relation, SparseTensor
@@ -44,13 +44,13 @@ def from_frames(
     rule_of = _per_relation("duplicates", duplicates, Duplicates, read)
     unseen_of = _per_relation("unseen", unseen, Unseen, read)
     for name in tests:
-        _require("tests", name, read)
+        _require("tests", "relation", name, read)
     names = dict.fromkeys([m for relation in read.values() for m in relation.columns] + list(modalities))
 
     given = {name: _given_modality(name, entities) for name, entities in modalities.items()}
     edges = {name: _Edges(name, graph) for name, graph in graphs.items() if not sp.issparse(graph)}
     for name in graphs:
-        _require("graphs", name, names)
+        _require("graphs", "modality", name, names)
     entities = {}
     for name in names:
         if name in given:
@@ -98,11 +98,11 @@ class _Relation:
         self.chunks = self._chunks(frame, f"relation '{name}'")
 
     def tensor(self, vocabularies: Mapping[str, pa.Array], rule: Duplicates) -> SparseTensor:
-        coords, values = self._code(self.chunks, vocabularies, open=False)
+        coded = code(self.chunks, list(self.columns), self._vocabularies(vocabularies))
         shape = self._shape(vocabularies)
-        if not len(values):
+        if not len(coded.values):
             raise InputError("has no hyperedges", key=f"relation '{self.name}'")
-        ordered = in_order(coords, values, shape, rule)
+        ordered = in_order(coded.coords, coded.values, shape, rule)
         if isinstance(ordered, Repeat):
             rows = [row for chunk in self.chunks for row in map(chunk.row, range(len(chunk)))]
             raise InputError(
@@ -114,18 +114,15 @@ class _Relation:
 
     def test(self, frame: Frame, vocabularies: Mapping[str, pa.Array], unseen: Unseen) -> SparseTensor:
         chunks = self._chunks(frame, f"test of relation '{self.name}'")
-        coords, values = self._code(chunks, vocabularies, open=unseen == "skip")
-        return SparseTensor(coords, values, self._shape(vocabularies))
+        coded = code_test(chunks, list(self.columns), self._vocabularies(vocabularies), unseen)
+        return SparseTensor(coded.coords, coded.values, self._shape(vocabularies))
 
     def _chunks(self, frame: Frame, source: str) -> list[Chunk]:
         needed = [spec.column for spec in self.columns.values()] + ([self.value] if self.value else [])
         return [make_chunk(batch, self.columns, self.value) for batch in _batches(frame, needed, source)]
 
-    def _code(
-        self, chunks: list[Chunk], vocabularies: Mapping[str, pa.Array], *, open: bool
-    ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        coded = code(chunks, list(self.columns), [vocabularies[m] for m in self.columns], open=open)
-        return coded.coords, coded.values
+    def _vocabularies(self, vocabularies: Mapping[str, pa.Array]) -> list[pa.Array]:
+        return [vocabularies[modality] for modality in self.columns]
 
     def _shape(self, vocabularies: Mapping[str, pa.Array]) -> tuple[int, ...]:
         return tuple(len(vocabularies[modality]) for modality in self.columns)
@@ -256,12 +253,12 @@ def _per_relation(key: str, given: Any, options: Any, relations: Mapping[str, An
     """A setting for all relations, or by relation."""
     by_relation = dict(given) if isinstance(given, Mapping) else dict.fromkeys(relations, given)
     for name, value in by_relation.items():
-        _require(key, name, relations)
+        _require(key, "relation", name, relations)
         if value not in get_args(options):
             raise InputError(unknown(f"'{value}' is not a choice", str(value), get_args(options)), key=key)
     return {name: by_relation.get(name, get_args(options)[0]) for name in relations}
 
 
-def _require(key: str, name: str, valid: Mapping[str, Any]) -> None:
+def _require(key: str, what: str, name: str, valid: Mapping[str, Any]) -> None:
     if name not in valid:
-        raise InputError(unknown(f"'{name}' is none of them", name, valid), key=key)
+        raise InputError(unknown(f"no {what} '{name}'", name, valid), key=key)

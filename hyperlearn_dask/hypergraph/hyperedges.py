@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperlearn_dask.config import ColumnSpec, RelationSpec, TableSpec
+from hyperlearn_dask.config.specs import Unseen
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.blocks import Rows
@@ -128,6 +129,21 @@ def code(
         for m, vocabulary in zip(modalities, vocabularies)
     ]
     return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
+
+
+def code_test(
+    chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array], unseen: Unseen
+) -> Coded:
+    """Replace the ids of test tuples by indices; the error of one that is no entity names the way out."""
+    try:
+        return code(chunks, modalities, vocabularies, open=unseen == "skip")
+    except InputError as error:
+        raise InputError(
+            f'{error.problem} (unseen = "skip" scores it by the mean row)',
+            file=error.file,
+            row=error.row,
+            column=error.column,
+        ) from None
 
 
 def row_at(chunks: list[Chunk], hyperedge: int) -> int:

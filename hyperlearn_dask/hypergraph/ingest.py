@@ -21,9 +21,9 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import store
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 from hyperlearn_dask.hypergraph.hyperedges import (
-    Chunk,
     Coded,
     code,
+    code_test,
     distinct_ids,
     needed_columns,
     read_chunks,
@@ -207,8 +207,9 @@ class _Ingest:
             self._keep(unit)
             return
         chunks = self._chunks(spec, spec.test, f"read-{spec.name}-test")
-        encode = _code_test if spec.unseen == "error" else _code_open
-        coords, values = _joined(self._encode(spec, chunks, f"encode-{spec.name}-test", encode))
+        coords, values = _joined(
+            self._encode(spec, chunks, f"encode-{spec.name}-test", code_test, spec.unseen)
+        )
         tensor = SparseTensor(coords, values, self._shape(spec))
         store.write_test(self.root, spec.name, tuple(spec.columns), tensor, fingerprint)
         never = int(np.any([coord < 0 for coord in coords], axis=0).sum())
@@ -247,11 +248,13 @@ class _Ingest:
             ]
         )
 
-    def _encode(self, spec: RelationSpec, chunks: list[Handle], name: str, encode: Any) -> list[Coded]:
+    def _encode(
+        self, spec: RelationSpec, chunks: list[Handle], name: str, encode: Any, *more: Any
+    ) -> list[Coded]:
         vocabularies = [self.vocabularies[modality] for modality in spec.columns]
         return self.tasks.gather(
             [
-                self.tasks.submit(f"{name}-{number}", encode, part, list(spec.columns), vocabularies)
+                self.tasks.submit(f"{name}-{number}", encode, part, list(spec.columns), vocabularies, *more)
                 for number, part in enumerate(chunks)
             ]
         )
@@ -297,19 +300,3 @@ def _joined(coded: list[Coded]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
 
 def _stored_vocabulary(path: Path, modality: str) -> pa.Array:
     return as_vocabulary(store.read_modality(path, modality))
-
-
-def _code_open(chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array]) -> Coded:
-    return code(chunks, modalities, vocabularies, open=True)
-
-
-def _code_test(chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array]) -> Coded:
-    try:
-        return code(chunks, modalities, vocabularies)
-    except InputError as error:
-        raise InputError(
-            f'{error.problem} (unseen = "skip" would score it by the mean row)',
-            file=error.file,
-            row=error.row,
-            column=error.column,
-        ) from None
