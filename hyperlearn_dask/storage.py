@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -146,8 +147,8 @@ def _make_parents(path: Path) -> list[Path]:
 def _flush(path: Path) -> None:
     """Have the disk itself hold what was written, before it replaces anything."""
     entries = [path, *path.rglob("*")] if path.is_dir() else [path]
-    for entry in entries:
-        _sync(entry)
+    with ThreadPoolExecutor(8) as threads:  # the disk commits what waits together at once
+        list(threads.map(_sync, entries))
 
 
 def _sync(path: Path) -> None:

@@ -141,7 +141,8 @@ def _as_text(array: pa.Array, batch: Batch, column: str) -> pa.Array:
         integers = pc.cast(pc.if_else(whole, array, 0.0), pa.int64())
         return pc.if_else(whole, pc.cast(integers, pa.string()), pc.cast(array, pa.string()))
     if pa.types.is_timestamp(kind):
-        return pc.replace_substring(pc.cast(array, pa.string()), " ", "T", max_replacements=1)
+        text = pc.replace_substring(pc.cast(array, pa.string()), " ", "T", max_replacements=1)
+        return pc.replace_substring_regex(text, r"\.0+(Z?)$", r"\1")
     try:
         return pc.cast(array, pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
