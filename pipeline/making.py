@@ -117,18 +117,47 @@ def run(
     help="Modalities and their numbers of entities.",
 )
 @click.option("--rank", default=8, show_default=True, help="Columns of the planted model.")
-@click.option("--hyperedges", default=10_000, show_default=True, metavar="N", help="Training hyperedges.")
+@click.option(
+    "--hyperedges",
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Hyperedges, a tenth of them for the test.",
+)
+@click.option("--noise", default=0.05, show_default=True, help="Share of hyperedges at random.")
+@click.option(
+    "--exponent", default=0.0, show_default=True, help="How steeply popularity falls; 0: not at all."
+)
+@click.option("--graphs/--no-graphs", default=True, show_default=True, help="Whether modalities have graphs.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same files.")
-def synth(folder: Path, sizes: dict[str, int], rank: int, hyperedges: int, seed: int) -> None:
+def synth(
+    folder: Path,
+    sizes: dict[str, int],
+    rank: int,
+    hyperedges: int,
+    noise: float,
+    exponent: float,
+    graphs: bool,
+    seed: int,
+) -> None:
     """Make a data set in FOLDER out of a planted model, to try things on.
 
     \b
     Example:
       hyperlearn synth planted --sizes user=2000,movie=300,tag=50 --rank 8 --hyperedges 50000
     """
-    from hyperlearn_dask.hypergraph.synthetic import write_planted
+    from hyperlearn_dask.hypergraph.synthetic import write_dataset
 
-    write_planted(folder, sizes, rank=rank, hyperedges=hyperedges, seed=seed)
+    write_dataset(
+        folder,
+        sizes=sizes,
+        rank=rank,
+        nnz=hyperedges,
+        noise=noise,
+        exponent=exponent,
+        graphs=graphs,
+        seed=seed,
+    )
     click.echo(f"wrote {folder / 'dataset.toml'} and its tables", err=True)
 
 

@@ -2,120 +2,124 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.csv
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.planted import Kind, planted_edges, planted_tensor
 from hyperlearn_dask.storage import replacing
 
-_NOISE = 0.05  # of the hyperedges join entities at random
-_TEST = 0.1  # of the hyperedges are kept for the test table
-_ATTEMPTS = 20  # rounds of drawing until there are enough distinct hyperedges
+_NEIGHBORS = 8
+_RELATION = "joined"
+# Ids and labels are made of these names: nothing in them needs quotes in a CSV file.
+_CSV = pyarrow.csv.WriteOptions(quoting_style="none", quoting_header="none")
 
 
-def planted(
-    sizes: Mapping[str, int], *, rank: int, hyperedges: int, seed: int
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Hyperedges of a planted mixture: a column is drawn, then an entity of each modality within it.
+def write_dataset(
+    folder: Path,
+    *,
+    sizes: Mapping[str, int],
+    rank: int,
+    nnz: int,
+    noise: float = 0.05,
+    seed: int = 0,
+    graphs: bool = True,
+    test_fraction: float = 0.1,
+    kind: Kind = "zero",
+    exponent: float = 0.0,
+) -> int:
+    """Write a data set with one relation over all modalities, whole or not at all.
 
-    Each entity belongs to one column, in which its weight falls off like 1 / position^0.7.
+    An entity's label ends with the number of its cluster. See :func:`.planted.planted_tensor` for
+    ``sizes``, ``rank``, ``nnz``, ``noise``, ``kind`` and ``exponent``.
+
+    Parameters
+    ----------
+    graphs
+        Whether every modality has a graph; the share ``noise`` of its edges is at random.
+    test_fraction
+        Of the entries, drawn at random, that are kept for the test table; less than 1.
 
     Returns
     -------
-    tuple
-        The distinct hyperedges (n x modalities, n at most ``hyperedges``) in random order, and per
-        modality the column (entities,) that each entity belongs to.
-    """
-    generator = np.random.default_rng(seed)
-    column_of = {name: generator.permutation(np.arange(size) % rank) for name, size in sizes.items()}
-    edges = np.empty((0, len(sizes)), dtype=np.int64)
-    for _ in range(_ATTEMPTS):
-        if len(edges) >= hyperedges:
-            break
-        missing = hyperedges - len(edges)
-        columns = generator.integers(rank, size=missing)
-        noisy = generator.random(missing) < _NOISE
-        drawn = np.empty((missing, len(sizes)), dtype=np.int64)
-        for mode, (name, size) in enumerate(sizes.items()):
-            for column in range(rank):
-                members = np.flatnonzero(column_of[name] == column)
-                weights = np.arange(1, len(members) + 1) ** -0.7
-                wanted = columns == column
-                drawn[wanted, mode] = generator.choice(members, wanted.sum(), p=weights / weights.sum())
-            drawn[noisy, mode] = generator.integers(size, size=noisy.sum())
-        edges = np.unique(np.concatenate([edges, drawn]), axis=0)
-    return generator.permutation(edges), column_of
-
-
-def write_planted(folder: Path, sizes: Mapping[str, int], *, rank: int, hyperedges: int, seed: int) -> int:
-    """Write a data set with one relation over all modalities; how many hyperedges it has.
-
-    The label of an entity says which column it belongs to.
+    int
+        How many entries were written, those of the test included.
 
     Raises
     ------
     InputError
-        When the sizes make no data set, or ``folder`` is there already.
+        When the numbers make no data set, ``folder`` is there already or cannot be written.
     """
-    _check(folder, sizes, rank, hyperedges, seed)
-    edges, column_of = planted(sizes, rank=rank, hyperedges=hyperedges, seed=seed)
-    names = {m: [f"{m}-{number}" for number in range(size)] for m, size in sizes.items()}
-    rows = [[names[m][i] for m, i in zip(sizes, edge)] for edge in edges.tolist()]
-    test = max(1, int(_TEST * len(rows)))
-    with replacing(folder) as staging:
-        staging.mkdir()
-        for modality, columns in column_of.items():
-            entities = ([name, f"{name} of {column}"] for name, column in zip(names[modality], columns))
-            _write(staging / f"{modality}.csv", [modality, "label"], entities)
-        _write(staging / "joined_train.csv", list(sizes), rows[test:])
-        _write(staging / "joined_test.csv", list(sizes), rows[:test])
-        (staging / "dataset.toml").write_text(_settings(sizes, rank, seed), encoding="utf-8")
-    return len(rows)
-
-
-def _check(folder: Path, sizes: Mapping[str, int], rank: int, hyperedges: int, seed: int) -> None:
     if folder.exists():
         raise InputError("is there already; choose another name or remove it", file=folder)
-    if len(sizes) < 2:
-        raise InputError(f"{len(sizes)} modalities make no relation (expected 2 or more)", key="sizes")
-    for name, size in sizes.items():
-        if not name.replace("_", "").replace("-", "").isalnum() or name == "joined":
-            raise InputError(
-                f"'{name}' cannot name a modality (expected letters, digits, _ and -)", key="sizes"
-            )
-        if size < rank:
-            raise InputError(f"{name} = {size} is less than the rank, {rank}", key="sizes")
-    if rank < 1:
-        raise InputError(f"{rank} columns are too few (expected 1 or more)", key="rank")
+    for name in sizes:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == _RELATION:
+            problem = f"'{name}' cannot name a modality (expected letters, digits, _ and -)"
+            raise InputError(problem, key="sizes")
     if seed < 0:
         raise InputError(f"{seed} is negative (expected 0 or more)", key="seed")
-    cells = float(np.prod([float(size) for size in sizes.values()]))
-    if not 10 <= hyperedges <= cells / 2:
+    if not 0.0 <= test_fraction < 1.0:
         raise InputError(
-            f"{hyperedges} is out of range (expected 10 or more, at most half of the {cells:.3g} possible)",
-            key="hyperedges",
+            f"{test_fraction} is out of range (expected 0 or more, below 1)", key="test_fraction"
         )
+    rng = np.random.default_rng(seed)
+    tensor, factors = planted_tensor(rng, sizes, rank, nnz, noise, kind, exponent=exponent)
+    order = rng.permutation(tensor.nnz)
+    tested = int(test_fraction * tensor.nnz)
+    ids = {name: _numbered(f"{name}-", np.arange(size)) for name, size in sizes.items()}
+    with replacing(folder) as staging:
+        staging.mkdir()
+        for name, factor in factors.items():
+            clusters = np.argmax(factor, axis=1)
+            ends = _numbered("of ", clusters)
+            labels = pyarrow.compute.binary_join_element_wise(ids[name], ends, " ")
+            _write(staging / f"{name}.csv", {name: ids[name], "label": labels})
+            if graphs:
+                source, target = planted_edges(rng, clusters, _NEIGHBORS, min(noise, 1.0))
+                edges = {"source": _named(ids[name], source), "target": _named(ids[name], target)}
+                _write(staging / f"{name}_graph.csv", edges)
+        for part, entries in (("test", order[:tested]), ("train", order[tested:])):
+            columns = {name: _named(ids[name], c[entries]) for name, c in zip(sizes, tensor.coords)}
+            columns["value"] = pa.array(tensor.values[entries])
+            if part == "train" or tested:
+                _write(staging / f"{_RELATION}_{part}.csv", columns)
+        text = _settings(sizes, rank, kind, graphs, tested > 0, f"seed {seed}")
+        (staging / "dataset.toml").write_text(text, encoding="utf-8")
+    return tensor.nnz
 
 
-def _settings(sizes: Mapping[str, int], rank: int, seed: int) -> str:
-    tables = [f'[modalities.{m}]\ntable = "{m}.csv"\nid = "{m}"\nlabel = "label"\n' for m in sizes]
-    columns = ", ".join(f'{m} = "{m}"' for m in sizes)
-    return "\n".join(
-        [
-            f'title = "A planted model of rank {rank}, seed {seed}"\n',
-            *tables,
-            f'[relations.joined]\ntable = "joined_train.csv"\ncolumns = {{ {columns} }}\n'
-            f'test = "joined_test.csv"\ntarget = "{list(sizes)[-1]}"\n',
-            f"[training]\nrank = {rank}\n",
-        ]
-    )
+def _settings(
+    sizes: Mapping[str, int], rank: int, kind: Kind, graphs: bool, tested: bool, origin: str
+) -> str:
+    lines = [f'title = "A planted model of rank {rank}, {origin}"', ""]
+    for name in sizes:
+        lines += [f"[modalities.{name}]", f'table = "{name}.csv"', f'id = "{name}"', 'label = "label"', ""]
+        if graphs:
+            lines += [f"[modalities.{name}.graph]", f'edges = "{name}_graph.csv"']
+            lines += ['source = "source"', 'target = "target"', ""]
+    columns = ", ".join(f'{name} = "{name}"' for name in sizes)
+    lines += [f"[relations.{_RELATION}]", f'table = "{_RELATION}_train.csv"']
+    lines += [f"columns = {{ {columns} }}", 'value = "value"', f'absent = "{kind}"']
+    lines += [f'test = "{_RELATION}_test.csv"'] if tested else []
+    lines += [f'target = "{list(sizes)[-1]}"', "", "[training]", f"rank = {rank}"]
+    return "\n".join(lines) + "\n"
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _numbered(prefix: str, numbers: np.ndarray) -> pa.Array:
+    digits = pa.array(numbers).cast(pa.string())
+    return pyarrow.compute.binary_join_element_wise(prefix, digits, "")
+
+
+def _named(ids: pa.Array, entities: np.ndarray) -> pa.Array:
+    """The ids of entities, kept as numbers until they are written."""
+    return pa.DictionaryArray.from_arrays(entities, ids)
+
+
+def _write(path: Path, columns: Mapping[str, pa.Array]) -> None:
+    pyarrow.csv.write_csv(pa.table(dict(columns)), path, _CSV)
