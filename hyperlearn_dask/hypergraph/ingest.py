@@ -91,6 +91,11 @@ def ingest(
         return _Ingest(dataset, stored, wanted, staging, root, Tasks(client), progress, block).run()
 
 
+def ingest_up_to_date(dataset: Dataset, path: Path) -> bool:
+    """Whether :func:`ingest` has nothing to do."""
+    return Stored(path).is_all_of(dataset, Fingerprints(dataset))
+
+
 class _Ingest:
     """One run: the steps of the module's docstring, into a store that is being made."""
 
