@@ -69,6 +69,8 @@ duplicates = "error"
 test = "made_test.ndjson"
 target = "artist"
 unseen = "skip"
+absent = "context"
+absent_weight = 0.25
 weight = 0.5
 interactions = { shared = ["artist", "medium"], artist_bias = ["artist"] }
 
@@ -87,6 +89,8 @@ sweeps = 7
 tolerance = 0
 ridge = 0.25
 start = "clustered"
+draws = 60
+burn_in = 0
 seed = 3
 dtype = "float32"
 """
@@ -154,6 +158,8 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
                 test=table("made_test.ndjson", "jsonl"),
                 target="artist",
                 unseen="skip",
+                absent="context",
+                absent_weight=0.25,
                 weight=0.5,
                 interactions={"shared": ("artist", "medium"), "artist_bias": ("artist",)},
             ),
@@ -168,7 +174,16 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
             ),
         },
         training=TrainingSpec(
-            {"shared": 10, "artist_bias": 1}, "sequential", 7, 0.0, 0.25, "clustered", 3, "float32"
+            groups={"shared": 10, "artist_bias": 1},
+            schedule="sequential",
+            sweeps=7,
+            tolerance=0.0,
+            ridge=0.25,
+            start="clustered",
+            seed=3,
+            dtype="float32",
+            draws=60,
+            burn_in=0,
         ),
     )
     assert load_dataset(folder) == expected
@@ -195,6 +210,14 @@ def test_paths_are_relative_to_the_file_and_made_absolute(
     monkeypatch.chdir(folder.parent)
     dataset = load_dataset(folder.name)
     assert dataset.path == folder / "dataset.toml"
+    assert dataset.modalities["artist"].table == TableSpec(folder / "artists.csv", "csv")
+
+
+def test_raw_files_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings_file = tmp_path_factory.mktemp("settings") / "other.toml"
+    settings_file.write_text(FULL, encoding="utf-8")
+    dataset = load_dataset(settings_file, folder=folder)
+    assert dataset.path == settings_file
     assert dataset.modalities["artist"].table == TableSpec(folder / "artists.csv", "csv")
 
 
@@ -225,7 +248,7 @@ def test_relations_that_all_weigh_nothing(folder: Path) -> None:
     load_dataset_from(folder, text)  # one of them may
     text = text.replace('absent = "unknown"', 'absent = "unknown"\nweight = 0')
     assert mistake(folder, text) == (
-        "line 38, relations.made.weight: 0 in every relation: nothing would be learned"
+        "line 40, relations.made.weight: 0 in every relation: nothing would be learned"
     )
 
 
@@ -237,7 +260,7 @@ def load_dataset_from(folder: Path, text: str) -> Dataset:
 def test_interactions_without_any_training_section(folder: Path) -> None:
     text = FULL[: FULL.index("[training]")]
     assert mistake(folder, text).startswith(
-        "line 39, relations.made.interactions.shared: training has no group 'shared' (expected all)"
+        "line 41, relations.made.interactions.shared: training has no group 'shared' (expected all)"
     )
 
 

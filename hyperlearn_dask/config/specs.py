@@ -115,7 +115,7 @@ class TrainingSpec:
     seed: int = 0
     dtype: Dtype = "float64"
     draws: int = 0  # posterior draws after that, from the optimum on
-    burn_in: int = 20  # the first of them, not kept
+    burn_in: int = 20  # draws before those, not kept
 
 
 @dataclass(frozen=True)
