@@ -197,6 +197,6 @@ def _make(
             opening = open_scheduler(scheduler, list(dataset.modalities), workers=workers, tell=notes.line)
             return cluster.enter_context(opening)
 
-        job = stages.Job(dataset, out, client, notes.training, notes.passing)
+        job = stages.Job(dataset, out, None if scheduler == "none" else client, notes.training, notes.passing)
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

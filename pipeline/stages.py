@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperlearn_dask.hypergraph.graphs import build_graphs
-from hyperlearn_dask.hypergraph.ingest import ingest
-
-from hyperlearn_dask.config import Dataset
+from hyperlearn_dask.config import Dataset, TableSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
+from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
+from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
 from hyperlearn_dask.training.fit import fit, problem_of
@@ -37,6 +36,9 @@ HYPERGRAPH = "hypergraph.zarr"
 MODEL = "model.zarr"
 METRICS = "metrics.json"
 
+# Settings of a relation that are in the digest of its unit, or that only evaluation and queries use.
+_NOT_TRAINED_ON = {"name", "table", "columns", "value", "duplicates", "test", "unseen", "target"}
+
 _REASONS_SHOWN = 3
 
 
@@ -44,13 +46,13 @@ _REASONS_SHOWN = 3
 class Job:
     """What stages work on and with.
 
-    ``client`` opens the scheduler when it is first called; ``watch``, given the number of sweeps,
-    is a context that is told about each; ``tell`` hears how the work proceeds.
+    ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
+    number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds.
     """
 
     dataset: Dataset
     out: Path
-    client: Callable[[], Client | None]
+    client: Callable[[], Client | None] | None
     watch: Callable[[int], contextlib.AbstractContextManager[OnSweep]]
     tell: Callable[[str], None]
 
@@ -100,13 +102,13 @@ def output_folder(out: Path) -> Iterator[None]:
 
 def ingest_stage(job: Job) -> StageReport:
     """Raw tables to modalities, relations and test tuples."""
-    return _units("ingest", ingest, job)
+    return _units("ingest", ingest, ingest_up_to_date, job)
 
 
 def graph_stage(job: Job) -> StageReport:
     """Features or edge tables to graphs."""
     _require_hypergraph(job)
-    return _units("graph", build_graphs, job)
+    return _units("graph", build_graphs, graphs_up_to_date, job)
 
 
 def train_stage(job: Job) -> StageReport:
@@ -138,7 +140,7 @@ def train_stage(job: Job) -> StageReport:
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     problem = problem_of(hypergraph, dataset.relations, dataset.training, weights)
     seconds: dict[str, float] = defaultdict(float)
-    client = job.client()
+    client = job.client() if job.client else None
     with job.watch(dataset.training.sweeps) as show:
 
         def on_sweep(report: SweepReport) -> None:
@@ -214,12 +216,42 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return content
 
 
-def _units(stage: str, make: Callable[..., list[UnitReport]], job: Job) -> StageReport:
+def _units(
+    stage: str,
+    make: Callable[..., list[UnitReport]],
+    up_to_date: Callable[[Dataset, Path], bool],
+    job: Job,
+) -> StageReport:
     began = time.perf_counter()
-    units = tuple(make(job.dataset, job.store, client=job.client(), progress=job.tell))
+    recover(job.store)
+    before = unit_digests(job.store) if job.store.exists() else {}
+    # A cluster takes seconds to start: not for nothing.
+    client = job.client() if job.client and not up_to_date(job.dataset, job.store) else None
+    units = tuple(make(job.dataset, job.store, client=client, progress=job.tell))
     made = [unit.unit for unit in units if unit.action == "made"]
-    why = f"made {', '.join(made)}" if made else "up to date"
+    changed = [f"{unit} follows from {_sources(job.dataset, unit)}" for unit in made if unit in before]
+    if changed:
+        why = f"something has changed: {'; '.join(changed)}"
+    else:
+        why = f"made {len(made)} units that were not there" if made else "up to date"
     return StageReport(stage, bool(made), why, time.perf_counter() - began, units)
+
+
+def _sources(dataset: Dataset, unit: str) -> str:
+    """The files that a unit is made from, besides its settings and other units."""
+    kind, _, name = unit.partition("/")
+    tables: list[TableSpec | None] = []
+    if kind in ("relations", "tests"):
+        relation = dataset.relations[name]
+        tables = [relation.table if kind == "relations" else relation.test]
+    elif kind == "modalities":
+        tables = [dataset.modalities[name].table]
+        if tables == [None]:
+            tables = [relation.table for relation in dataset.relations.values() if name in relation.columns]
+    elif graph := dataset.modalities[name].graph:
+        tables = [graph.edges, *(table for feature in graph.features for table in feature.tables)]
+        tables += [dataset.relations[f.relation].table for f in graph.features if f.relation is not None]
+    return ", ".join(dict.fromkeys(table.path.name for table in tables if table is not None))
 
 
 def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -237,8 +269,11 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     for modality, weight in weighted.items():
         asked[f"modalities.{modality}.graph.weight"] = weight
     for name, relation in dataset.relations.items():
-        for setting in ("absent", "weight", "interactions", "offset"):
-            asked[f"relations.{name}.{setting}"] = getattr(relation, setting)
+        for field_ in dataclasses.fields(relation):
+            if field_.name not in _NOT_TRAINED_ON:
+                asked[f"relations.{name}.{field_.name}"] = getattr(relation, field_.name)
+        if relation.absent == "context":
+            asked[f"relations.{name}.target"] = relation.target
     for setting, value in dataclasses.asdict(dataset.training).items():
         asked[f"training.{setting}"] = value
     # As it comes back from a store: tuples are lists there.

@@ -109,7 +109,7 @@ DATASETS = [
     Case("missing feature column", setting('"genre"', '"style"'), ("movies.csv", "style", "genre")),
     Case(
         "text for a value",
-        replace("ratings.csv", "u0,m0,", "u0,m0,good"),
+        replace("ratings.csv", "u0,m1,2", "u0,m1,good"),
         ("ratings.csv", "row 2", "stars", "good"),
     ),
     Case(
@@ -134,7 +134,7 @@ DATASETS = [
     ),
     Case("modality without entities", table("users.csv", "user,name"), ("users.csv",)),
     Case("same id twice", replace("users.csv", "u4,", "u3,"), ("users.csv", "row 6", "user", "u3")),
-    Case("row too short", replace("tags.csv", "m3,dark", "m3"), ("tags.csv", "row 5")),
+    Case("row too short", replace("tags.csv", "m1,night", "m1"), ("tags.csv", "row 4")),
     Case(
         "duplicate refused",
         both(
@@ -207,16 +207,16 @@ def test_a_bad_data_set(
     assert len(ended.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("case", DATASETS[-8:], ids=lambda case: case.name)
+LATE = {"NaN value", "unknown id in a relation", "truncated gzip", "as many neighbours as entities"}
+
+
+@pytest.mark.parametrize("case", [c for c in DATASETS if c.name in LATE], ids=lambda case: case.name)
 def test_a_bad_change_leaves_earlier_results_alone(
     hyperlearn: Callable[..., Ended], finished_copy: Path, case: Case
 ) -> None:
     case.change(finished_copy / "club")
     before = listing(finished_copy / "out")
     ended = hyperlearn("run", finished_copy / "club", "--out", finished_copy / "out")
-    if "graph" in ended.err:  # ingest had something to do and did it
-        before |= {k: v for k, v in listing(finished_copy / "out").items() if k.startswith("hypergraph.zarr")}
-        before = {k: v for k, v in before.items() if (finished_copy / "out" / k).exists()}
     check(ended, case.says, finished_copy / "out", before)
     assert hyperlearn("query", finished_copy / "out", "tag", "--given", "movie=m1").code == 0
 
@@ -316,8 +316,8 @@ CALLS: list[tuple[str, Change, tuple[str, ...], tuple[str, ...]]] = [
     (
         "export to an unwritable place",
         nothing,
-        ("export", "OUT", "--format", "npz", "--out", "/proc/m.npz"),
-        ("/proc/m.npz",),
+        ("export", "OUT", "--format", "npz", "--out", "CLUB/users.csv/m.npz"),
+        ("users.csv/m.npz", "in the way"),
     ),
     ("export over something else", nothing, ("export", "OUT", "--format", "tsv", "--out", "CLUB"), ("club",)),
     ("info on nothing", nothing, ("info", "TMP/nowhere"), ("nowhere",)),
@@ -380,7 +380,6 @@ def in_a_process(*arguments: object, limit: int | None = None) -> Ended:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", *map(str, arguments)]
-    # Numba's cache must not meet the limit first.
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=restrict, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
@@ -389,13 +388,13 @@ def in_a_process(*arguments: object, limit: int | None = None) -> Ended:
 def large(tmp_path: Path) -> Path:
     """A data set whose hypergraph is larger than the disks of these tests."""
     folder = tmp_path / "large"
-    done = in_a_process("synth", folder, "--sizes", "a=20000,b=20000", "--hyperedges", "100000")
+    done = in_a_process("synth", folder, "--sizes", "a=3000,b=3000", "--hyperedges", "30000", "--no-graphs")
     assert done.code == 0, done.err
     return folder
 
 
 def test_a_file_that_may_not_grow(large: Path, tmp_path: Path) -> None:
-    ended = in_a_process("ingest", large, "--out", tmp_path / "out", limit=50_000)
+    ended = in_a_process("ingest", large, "--out", tmp_path / "out", limit=16_000)
     check(ended, ("hypergraph.zarr",), tmp_path / "out", None)
 
 
@@ -406,7 +405,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
-    options = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    options = [mount, "-t", "tmpfs", "-o", "size=96k", "tmpfs", str(disk)]
     if subprocess.run(options, capture_output=True, check=False).returncode:
         pytest.skip("a small disk cannot be mounted here")
     yield disk

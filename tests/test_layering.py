@@ -35,6 +35,7 @@ ALLOWED = {
 WITH_DASK = {
     f"{LIBRARY}.cluster",
     f"{LIBRARY}.hypergraph.ingest",
+    f"{LIBRARY}.hypergraph.tasks",  # what ingestion submits
     f"{LIBRARY}.hypergraph.neighbors",
     f"{LIBRARY}.hypergraph.interop",
     f"{LIBRARY}.training.distributed",
@@ -97,8 +98,13 @@ def test_imports_run_one_way(module: str) -> None:
             assert other == part or other in ALLOWED[part], f"{module} imports {imported}"
 
 
+# A class's own other way to be made, imported by its method: the one door that opens both ways.
+DOOR = (f"{LIBRARY}.hypergraph.tensor", f"{LIBRARY}.hypergraph.frames")
+
+
 def test_no_file_is_imported_in_a_circle() -> None:
     graph = {m: {i for i in imports(m, typing_only=False) if i in modules() and i != m} for m in modules()}
+    graph[DOOR[0]].remove(DOOR[1])
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -109,7 +115,7 @@ def test_no_file_is_imported_in_a_circle() -> None:
 def test_dask_only_where_it_belongs(module: str) -> None:
     top = {imported.split(".")[0] for imported in imports(module, typing_only=False)}
     if top & {"dask", "distributed"}:
-        assert module in WITH_DASK or part_of(module) == "cluster"
+        assert module in WITH_DASK
     if "dask_cuda" in top:
         assert module == f"{LIBRARY}.cluster"
 

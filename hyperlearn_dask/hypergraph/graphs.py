@@ -101,6 +101,13 @@ def build_graphs(
     return [reports[unit] for unit in wanted]
 
 
+def graphs_up_to_date(dataset: Dataset, path: Path) -> bool:
+    """Whether :func:`build_graphs` has nothing to do."""
+    stored = unit_attributes(path)
+    fingerprints = {unit: stored[unit]["fingerprint"] for unit in stored if unit.startswith("graphs/")}
+    return fingerprints == _fingerprints(dataset, path, stored)
+
+
 def _fingerprints(dataset: Dataset, path: Path, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """For each graph that the data set has, a hash of all that it is made from."""
     file_hash = cache(hash_file)

@@ -149,9 +149,9 @@ def _about(model: Model, shared: Matrices, own: dict[str, Matrices]) -> dict[str
 def _write_npz(model: Model, path: Path, about: str, shared: Matrices, own: dict[str, Matrices]) -> None:
     arrays: dict[str, np.ndarray] = {"about": np.array(about), "columns": np.array(shared.columns)}
     for name, modality in model.modalities.items():
-        arrays[f"{name}/ids"] = modality.ids.astype(str)
+        arrays[f"{name}/ids"] = np.array(modality.ids.tolist(), dtype=str)
         if modality.labels is not None:
-            arrays[f"{name}/labels"] = modality.labels.astype(str)
+            arrays[f"{name}/labels"] = np.array(modality.labels.tolist(), dtype=str)
         arrays[f"{name}/informed"] = model.informed[name]
         arrays[f"{name}/matrix"] = shared.by_modality[name]
     for relation, special in own.items():

@@ -61,11 +61,13 @@ def test_a_run_leaves_three_artefacts_and_shows_them(
     assert {m["relation"] for m in metrics["metrics"]} == {"rated", "tagged"}
 
 
-def test_a_second_run_does_nothing_and_says_so(again: Run, finished_copy: Path) -> None:
+@pytest.mark.parametrize("scheduler", ["none", "local"])
+def test_a_second_run_does_nothing_and_says_so(again: Run, finished_copy: Path, scheduler: str) -> None:
     before = listing(finished_copy / "out")
-    ended = again()
+    ended = again("--scheduler", scheduler)
     assert made(ended) == {}
     assert ended.err.count("up to date") == 4
+    assert len(ended.err.splitlines()) == 4
     assert listing(finished_copy / "out") == before
 
 
@@ -75,23 +77,28 @@ def test_a_second_run_does_nothing_and_says_so(again: Run, finished_copy: Path) 
         # A rating: its relation, what is trained on it, and the judgement.
         (
             "ratings.csv",
-            "u0,m0,",
-            "u0,m0,1\r\nu0,m0,",
+            "u0,m1,2",
+            "u0,m1,4",
             {"ingest": ["relations/rated"], "train": ["relations/rated changed"], "evaluate": None},
         ),
         # A tag: the movies' graph has it among its features.
         (
             "tags.csv",
-            "m5,star",
-            "m5,ship",
+            "m2,star",
+            "m2,dark",
             {
-                "ingest": ["relations/tagged"],
+                "ingest": ["modalities/tag", "relations/tagged"],
                 "graph": ["graphs/movie"],
                 "train": ["relations/tagged changed; graphs/movie changed"],
                 "evaluate": None,
             },
         ),
-        ("movies.csv", ",1975", ",2020", {"graph": ["graphs/movie"], "train": None, "evaluate": None}),
+        (
+            "movies.csv",
+            ",1975",
+            ",2020",
+            {"ingest": ["modalities/movie"], "graph": ["graphs/movie"], "train": None, "evaluate": None},
+        ),
         ("friends.csv", "u0,u3,", "u0,u4,", {"graph": ["graphs/user"], "train": None, "evaluate": None}),
         (
             "tags_test.csv",
