@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from hyperlearn_dask.training.progress import TrainingProgress, duration
+from hyperlearn_dask.training.progress import TrainingProgress, by_step, duration
 from hyperlearn_dask.use.rank import Ranking
 from pipeline.stages import HYPERGRAPH, METRICS, STAGES, Job, StageReport, read_metrics
 from pipeline.summary import hypergraph_summary
@@ -139,7 +139,7 @@ def show_seconds(page: Console, reports: Sequence[StageReport]) -> None:
     rows: list[list[Any]] = []
     for report in reports:
         rows.append([report.stage, f"{report.seconds:.2f}" if report.done else "up to date"])
-        longest = sorted(report.parts.items(), key=lambda item: -item[1])
+        longest = sorted(by_step(report.parts).items(), key=lambda item: -item[1])
         rows += [[f"  {name}", f"{seconds:.2f}"] for name, seconds in longest[:_STEPS_SHOWN]]
         if rest := sum(seconds for _, seconds in longest[_STEPS_SHOWN:]):
             rows.append([f"  {len(longest) - _STEPS_SHOWN} more", f"{rest:.2f}"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -16,7 +18,7 @@ from hyperlearn_dask.training.report import SweepReport
 EVERY_SWEEPS = 10  # a plain line at least so often ...
 EVERY_SECONDS = 5.0  # ... or after so long
 _RECENT = 20  # sweeps that the remaining time is judged by
-_STEPS_SHOWN = 8
+_PLACES_SHOWN = 8
 
 
 class TrainingProgress:
@@ -80,7 +82,7 @@ class TrainingProgress:
         parts += [f"{name} {value:,.4g}" for name, value in report.parts.items()]
         if report.step is not None:
             parts.append(f"step {report.step:.3g}")
-        parts += [f"{report.seconds:.2g} s", f"at most {duration(left)} left"]
+        parts += [f"{report.seconds:.2g} s a sweep", f"at most {duration(left)} left"]
         return "  " + ", ".join(parts)
 
     def _table(self, report: SweepReport, change: str, left: float) -> Table:
@@ -92,11 +94,37 @@ class TrainingProgress:
         table.add_row("its parts", "  ".join(f"{name} {value:,.4g}" for name, value in report.parts.items()))
         if report.step is not None:
             table.add_row("step length", f"{report.step:.3g}")
-        longest = sorted(self._seconds_by.items(), key=lambda item: -item[1])[:_STEPS_SHOWN]
-        steps = "  ".join(f"{name} {seconds / report.sweep:.2g}" for name, seconds in longest)
+        longest = sorted(by_place(self._seconds_by).items(), key=lambda item: -item[1])[:_PLACES_SHOWN]
+        steps = "  ".join(f"{place} {seconds / report.sweep:.2g}" for place, seconds in longest)
         table.add_row("s a sweep", f"{sum(self._recent) / len(self._recent):.2g}  ({steps})")
         table.add_row("time left", f"at most {duration(left)}")
         return table
+
+
+def by_step(seconds_by: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by step, the shards of a relation taken together.
+
+    >>> by_step({"mttkrp-made-0": 1.0, "mttkrp-made-1": 2.0, "solve-artist": 4.0})
+    {'mttkrp-made': 3.0, 'solve-artist': 4.0}
+    """
+    total: dict[str, float] = {}
+    for name, seconds in seconds_by.items():
+        step = re.sub(r"-\d+$", "", name)
+        total[step] = total.get(step, 0.0) + seconds
+    return total
+
+
+def by_place(seconds_by: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by modality or relation, whatever was done there.
+
+    >>> by_place({"solve-artist": 4.0, "gram-artist": 1.0, "line-made-0": 2.0})
+    {'artist': 5.0, 'made': 2.0}
+    """
+    total: dict[str, float] = {}
+    for step, seconds in by_step(seconds_by).items():
+        place = step.partition("-")[2] or step
+        total[place] = total.get(place, 0.0) + seconds
+    return total
 
 
 def relative_change(before: float | None, now: float) -> str:

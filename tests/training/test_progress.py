@@ -29,7 +29,7 @@ def test_without_a_terminal_there_is_a_line_every_few_sweeps_and_one_for_the_las
     lines = shown(terminal=False).splitlines()
     assert [line.split(",")[0].strip() for line in lines] == [f"sweep {n}/40" for n in (1, 10, 20, 25)]
     assert "F 50 (-5 %)" in lines[2]
-    assert "fit made 49, ridge 1, step 1.25, 0.5 s, at most 10 s left" in lines[2]
+    assert "fit made 49, ridge 1, step 1.25, 0.5 s a sweep, at most 10 s left" in lines[2]
 
 
 def test_slow_sweeps_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
