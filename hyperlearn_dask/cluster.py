@@ -97,9 +97,9 @@ def ownership(modalities: Sequence[str], workers: int) -> list[dict[str, float]]
     """The resources that each worker declares: its modalities, or a name of its own.
 
     >>> ownership(["user", "movie", "tag"], 2)
-    [{'user': 1, 'tag': 1}, {'movie': 1}]
+    [{'user': 1.0, 'tag': 1.0}, {'movie': 1.0}]
     >>> ownership(["user"], 2)
-    [{'user': 1}, {'worker 1': 1}]
+    [{'user': 1.0}, {'worker 1': 1.0}]
     """
     return [dict.fromkeys(modalities[w::workers], 1.0) or {f"worker {w}": 1.0} for w in range(workers)]
 
