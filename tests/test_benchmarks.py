@@ -147,7 +147,7 @@ def test_the_whole_line_on_made_up_tags(tmp_path: Path, monkeypatch: pytest.Monk
 def test_wrong_folder_is_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(accuracy.main, ["lastfm", "--data", str(tmp_path), "--method", "hyperlearn"])
     assert result.exit_code == 2
-    assert "tagged_train.csv.gz" in result.output
+    assert 'no file "tags.csv"' in result.output
     assert "Traceback" not in result.output
 
 

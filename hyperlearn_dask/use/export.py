@@ -7,7 +7,8 @@ The rule that holds for every export: the model's value for entities i of a rela
 where the A_m are the exported matrices of the relation's modalities, over *all* their columns. To make
 it hold, columns in which a modality is fixed are exported as 1, a relation's offset is a column of its
 own (the offset in the first modality, 1 in the others, 0 elsewhere), and entities training knew nothing
-about have the mean row, as they have in predictions.
+about have the mean row, as they have in predictions. Of a model with posterior draws the matrices are
+those of the optimum, while its predictions are means over the draws.
 
 Mostly one matrix per modality serves all relations. Where it cannot (a column the relation does not
 use would not vanish from its product, or one in which a modality is fixed for it has other entries for

@@ -16,6 +16,7 @@ import pytest
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
+from hyperlearn_dask.factorization.model_store import open_model, save_model
 from hyperlearn_dask.factorization.problem import TermSettings, build_problem
 from hyperlearn_dask.use.export import Format, export
 
@@ -139,6 +140,15 @@ def test_ids_labels_and_what_is_informed(model: Model, tmp_path: Path) -> None:
     export(model, tmp_path / "out", "parquet")
     table = pyarrow.parquet.read_table(tmp_path / "out" / "movie.parquet")
     assert table["label"].to_pylist() == ["Alien", "Amélie", "Psycho", "Psycho", ""]
+
+
+def test_a_model_from_disk_is_exported_as_it_was(model: Model, tmp_path: Path) -> None:
+    save_model(model, tmp_path / "model.zarr", fingerprint="", settings={})
+    export(open_model(tmp_path / "model.zarr"), tmp_path / "out.npz", "npz")
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
+        for name, modality in model.modalities.items():
+            assert archive[f"{name}/ids"].tolist() == modality.ids.tolist()
+        assert archive["movie/labels"].tolist() == ["Alien", "Amélie", "Psycho", "Psycho", ""]
 
 
 def test_awkward_labels_survive_tsv(model: Model, tmp_path: Path) -> None:
