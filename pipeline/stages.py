@@ -229,9 +229,9 @@ def _units(
     client = job.client() if job.client and not up_to_date(job.dataset, job.store) else None
     units = tuple(make(job.dataset, job.store, client=client, progress=job.tell))
     made = [unit.unit for unit in units if unit.action == "made"]
-    changed = [f"{unit} follows from {_sources(job.dataset, unit)}" for unit in made if unit in before]
+    changed = [f"{unit} (from {_sources(job.dataset, unit)})" for unit in made if unit in before]
     if changed:
-        why = f"something has changed: {'; '.join(changed)}"
+        why = f"out of date: {'; '.join(changed)}"
     else:
         why = f"made {len(made)} units that were not there" if made else "up to date"
     return StageReport(stage, bool(made), why, time.perf_counter() - began, units)
