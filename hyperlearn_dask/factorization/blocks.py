@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.filters import conjugate_gradients, solve_resolvent
 from hyperlearn_dask.factorization.grams import term_gram
 from hyperlearn_dask.factorization.problem import Problem, Term
@@ -25,11 +26,17 @@ from hyperlearn_dask.factorization.shards import Product
 
 @dataclass(frozen=True, eq=False)
 class BlockSystem:
-    """H_i a_i + mu (L A)_i = c_i with H_i = ``gram`` (f x f) + ``row_grams``[i] (n x f x f, or None)."""
+    """H_i a_i + mu (L A)_i = c_i: ``gram`` is H (f x f) if all rows share it, else the H_i (n x f x f).
 
-    gram: np.ndarray
+    ``right``: the c_i, (n x f).
+    """
+
+    gram: Array
     right: Array
-    row_grams: Array | None = None
+
+    @property
+    def by_row(self) -> bool:
+        return bool(self.gram.ndim == 3)
 
 
 def assemble(
@@ -67,8 +74,22 @@ def assemble(
             if product.gram is not None:
                 if row_grams is None:
                     row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
-                row_grams[span, to[:, None], to] += scale * product.gram
-    return BlockSystem(gram, right, row_grams)
+                _add_scaled(row_grams[span], to, scale, product.gram)
+    if row_grams is None:
+        return BlockSystem(gram, right)
+    row_grams += xp.asarray(gram, dtype=dtype)
+    return BlockSystem(row_grams, right)
+
+
+def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> None:
+    """row_grams[:, to, to] += scale * gram; the largest arrays of training, so without copies."""
+    run = slice(to[0], to[-1] + 1) if len(to) else slice(0)
+    if run.stop - (run.start or 0) == len(to):
+        xp = array_module(gram)
+        xp.multiply(gram, gram.dtype.type(scale), out=gram)  # the product is this block's alone
+        row_grams[:, run, run] += gram
+    else:
+        row_grams[:, to[:, None], to] += scale * gram
 
 
 def _zero_background(
@@ -104,17 +125,17 @@ def solve_block(
         tolerance = 1e-10 if system.right.dtype == np.float64 else 1e-5
     if laplacian is None or mu == 0:
         laplacian = None
-    if system.row_grams is None:
-        return _solve_common(system, laplacian, mu, start, tolerance)
-    return _solve_by_row(system, laplacian, mu, start, tolerance)
+    if not start.shape[1]:  # no relation couples the modality
+        return start
+    solve = _solve_by_row if system.by_row else _solve_common
+    return solve(system, laplacian, mu, start, tolerance)
 
 
 def residual(system: BlockSystem, laplacian: Array | None, mu: float, block: Array) -> Array:
     """c_i - H_i a_i - mu (L A)_i: minus the gradient of F in the modality's free columns (n x f)."""
     xp = array_module(block)
-    rest = system.right - block @ xp.asarray(system.gram, dtype=block.dtype)
-    if system.row_grams is not None:
-        rest -= xp.matmul(system.row_grams, block[:, :, None])[:, :, 0]
+    gram = xp.asarray(system.gram, dtype=block.dtype)
+    rest = system.right - (_times(gram, block) if system.by_row else block @ gram)
     if laplacian is not None and mu > 0:
         rest -= mu * (laplacian @ block)
     return rest
@@ -141,19 +162,22 @@ def _solve_by_row(
 ) -> Array:
     """Every row has its own H_i; the graph couples the rows: PCG with the rows' own blocks inverted."""
     xp = array_module(system.right)
-    h = system.row_grams + xp.asarray(system.gram, dtype=system.right.dtype)
+    h = system.gram
     if laplacian is None:
-        return xp.linalg.solve(h, system.right[:, :, None])[:, :, 0]
-    diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
+        return kernels.solve_rows(h, system.right)
+    # A row without entries and neighbours is no reason to fail: its block gets a tiny ridge.
+    tiny = np.finfo(h.dtype).eps * float(xp.abs(h).max())
+    diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype) + tiny
     inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
-
-    def by_row(matrices: Array, y: Array) -> Array:
-        return xp.matmul(matrices, y[:, :, None])[:, :, 0]
-
     return conjugate_gradients(
-        lambda y: by_row(h, y) + mu * (laplacian @ y),
+        lambda y: _times(h, y) + mu * (laplacian @ y),
         system.right,
-        lambda y: by_row(inverse, y),
+        lambda y: _times(inverse, y),
         start,
         tolerance,
     )
+
+
+def _times(matrices: Array, rows: Array) -> Array:
+    """Row i times matrix i: (n x f x f), (n x f) -> (n x f)."""
+    return array_module(rows).matmul(matrices, rows[:, :, None])[:, :, 0]

@@ -23,9 +23,7 @@ def draw_block(
     system: BlockSystem, laplacian: Array | None, mu: float, start: Array, rng: np.random.Generator
 ) -> Array:
     """A draw (n x f) of a modality's free columns from their conditional posterior."""
-    perturbed = BlockSystem(
-        system.gram, system.right + perturbation(system, laplacian, mu, rng), system.row_grams
-    )
+    perturbed = BlockSystem(system.gram, system.right + perturbation(system, laplacian, mu, rng))
     # A draw need not be exact to more digits than its noise has.
     return solve_block(perturbed, laplacian, mu, start, 1e-4)
 
@@ -35,12 +33,8 @@ def perturbation(system: BlockSystem, laplacian: Array | None, mu: float, rng: n
     xp = array_module(system.right)
     shape, dtype = system.right.shape, system.right.dtype
     white = xp.asarray(rng.normal(size=shape), dtype=dtype)
-    common = xp.asarray(system.gram, dtype=dtype)
-    if system.row_grams is None:
-        noise = white @ xp.linalg.cholesky(common).T
-    else:
-        root = xp.linalg.cholesky(system.row_grams + common)
-        noise = xp.matmul(root, white[:, :, None])[:, :, 0]
+    root = xp.linalg.cholesky(xp.asarray(system.gram, dtype=dtype))
+    noise = xp.matmul(root, white[:, :, None])[:, :, 0] if system.by_row else white @ root.T
     if laplacian is not None and mu > 0:
         white = xp.asarray(rng.normal(size=shape), dtype=dtype)
         coefficients = xp.asarray(square_root_coefficients(SQUARE_ROOT_DEGREE), dtype=dtype)

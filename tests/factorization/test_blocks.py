@@ -80,7 +80,7 @@ def test_pcg_is_the_dense_solve_to_1e_8():
         span = slice(i * width, (i + 1) * width)
         dense[span, span] += grams[i] + gram
     expected = np.linalg.solve(dense, right.ravel()).reshape(rows, width)
-    got = blocks.solve_block(blocks.BlockSystem(gram, right, grams), laplacian, mu, np.zeros_like(right))
+    got = blocks.solve_block(blocks.BlockSystem(gram + grams, right), laplacian, mu, np.zeros_like(right))
     np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 

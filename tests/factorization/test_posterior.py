@@ -30,7 +30,7 @@ def test_draws_have_the_mean_and_covariance_of_the_block_posterior(by_row, graph
             precision[i * width : (i + 1) * width, i * width : (i + 1) * width] += row_grams[i]
     if graph:
         precision += mu * np.kron(laplacian.toarray(), np.eye(width))
-    system = BlockSystem(gram, right, row_grams)
+    system = BlockSystem(gram if row_grams is None else gram + row_grams, right)
     start = np.zeros((rows, width))
     draws = np.array([posterior.draw_block(system, laplacian, mu, start, rng).ravel() for _ in range(6000)])
     covariance = np.linalg.inv(precision)

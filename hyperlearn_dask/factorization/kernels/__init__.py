@@ -12,6 +12,7 @@ from hyperlearn_dask.factorization.kernels.cpu import (
     line,
     mttkrp,
     normal_equations,
+    solve_rows,
 )
 
-__all__ = ["context_equations", "group_by_row", "line", "mttkrp", "normal_equations"]
+__all__ = ["context_equations", "group_by_row", "line", "mttkrp", "normal_equations", "solve_rows"]

@@ -112,6 +112,17 @@ def context_equations(
     return gram, right
 
 
+def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve H_i y_i = c_i for every row: (n x f x f) symmetric positive, (n x f) -> (n x f).
+
+    By Cholesky. Where a matrix is singular (a row without entries and no ridge) the components it
+    says nothing about are 0.
+    """
+    solution = np.empty_like(right)
+    _solve_rows(matrices, right, np.finfo(right.dtype).eps, solution)
+    return solution
+
+
 def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight: float) -> np.ndarray:
     """sum over the entries of -2 x xhat(alpha) + v xhat(alpha)^2 with xhat(alpha) = [[A + alpha D]].
 
@@ -230,6 +241,34 @@ def _context_equations(coords, matrices, mode, free, fixed, target_gram, entries
             right[i, a] = 0
             for r in fixed:
                 right[i, a] -= moment[free[a], r]
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _solve_rows(matrices, right, eps, solution):  # type: ignore[no-untyped-def]
+    width = right.shape[1]
+    for i in numba.prange(len(right)):
+        root = matrices[i].copy()
+        y = right[i].copy()
+        least = width * eps * max(np.diag(root).max(), np.finfo(np.float32).tiny)
+        # H = L L', row by row of L (its lower half of root); a zero pivot leaves its column out
+        for a in range(width):
+            for b in range(a):
+                total = root[a, b]
+                for k in range(b):
+                    total -= root[a, k] * root[b, k]
+                root[a, b] = total * root[b, b]
+            pivot = root[a, a]
+            for k in range(a):
+                pivot -= root[a, k] * root[a, k]
+            root[a, a] = 1 / np.sqrt(pivot) if pivot > least else 0  # the inverse of L's diagonal
+            for k in range(a):
+                y[a] -= root[a, k] * y[k]
+            y[a] *= root[a, a]
+        for a in range(width - 1, -1, -1):
+            y[a] *= root[a, a]
+            for k in range(a):
+                y[k] -= root[a, k] * y[a]
+        solution[i] = y
 
 
 @numba.njit(inline="always")
