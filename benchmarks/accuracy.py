@@ -24,9 +24,10 @@ from benchmarks.output import Row, row_of_runs, table, write_rows
 from hyperlearn_dask.config import Dataset, load_dataset
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.graphs import build_graphs
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.ingest import ingest
 from hyperlearn_dask.hypergraph.store import open_hypergraph
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation
+from hyperlearn_dask.hypergraph.tensor import Relation
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.use.evaluate import evaluate, filtered_ranks, ranking_metrics, rating_metrics
 

@@ -14,7 +14,8 @@ import scipy.sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.neighbors import NearestNeighbors
 
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 from hyperlearn_dask.use.evaluate import Scorer
 
 _TIE = 1e-6  # of the popularity (a share of 1), well below any difference of counts or frequencies

@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks import baselines, peers
 from benchmarks.output import Detail
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Relation
 from hyperlearn_dask.use.evaluate import Scorer
 
 # A scorer for a ranking task, the predicted test values for a rating task.

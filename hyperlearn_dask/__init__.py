@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hyperlearn_dask.estimator import HyperLearn
-    from hyperlearn_dask.hypergraph.tensor import Hypergraph
+    from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
 __all__ = ["HyperLearn", "Hypergraph"]
 
@@ -16,7 +16,7 @@ def __getattr__(name: str) -> Any:
 
         return HyperLearn
     if name == "Hypergraph":
-        from hyperlearn_dask.hypergraph.tensor import Hypergraph
+        from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
         return Hypergraph
     raise AttributeError(f"module 'hyperlearn_dask' has no attribute '{name}'")

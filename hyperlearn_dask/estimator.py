@@ -15,7 +15,7 @@ from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
-from hyperlearn_dask.hypergraph.tensor import Hypergraph
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.use import rank as ranking

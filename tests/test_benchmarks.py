@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from benchmarks import accuracy, baselines
 from benchmarks.methods import METHODS, Method
 from benchmarks.output import Row, row_of_runs, table, write_rows
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 
 
 def relation_of(

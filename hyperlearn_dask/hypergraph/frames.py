@@ -21,7 +21,7 @@ from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 from hyperlearn_dask.hypergraph.hyperedges import Chunk, code, code_test, distinct_ids, make_chunk
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tables import Batch
-from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
 from hyperlearn_dask.hypergraph.vocabulary import as_modality, as_vocabulary, list_entities, merge
 
 Frame = Any  # pandas, Arrow, anything with Arrow's C stream (polars …), or a mapping of columns
@@ -35,8 +35,8 @@ def from_frames(
     graphs: Mapping[str, Any] | None = None,
     duplicates: Duplicates | Mapping[str, Duplicates] = "sum",
     unseen: Unseen | Mapping[str, Unseen] = "error",
-) -> Hypergraph:
-    """See :meth:`hyperlearn_dask.Hypergraph.from_frames`."""
+) -> tuple[dict[str, Modality], dict[str, Relation], dict[str, Graph]]:
+    """The modalities, relations and graphs in them: see :meth:`hyperlearn_dask.Hypergraph.from_frames`."""
     modalities, tests, graphs = modalities or {}, tests or {}, graphs or {}
     if not relations:
         raise InputError("expected at least one relation, got none", key="relations")
@@ -76,7 +76,7 @@ def from_frames(
         else:
             order = _as_given(name, modalities, vocabularies[name])
             laplacians[name] = _graph_of_matrix(name, graph, order)
-    return Hypergraph(entities, made, laplacians)
+    return entities, made, laplacians
 
 
 class _Relation:

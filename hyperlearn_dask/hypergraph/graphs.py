@@ -17,6 +17,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.entities import Entities
 from hyperlearn_dask.hypergraph.features import read_features
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.neighbors import neighbour_graph
 from hyperlearn_dask.hypergraph.store import (
@@ -27,7 +28,7 @@ from hyperlearn_dask.hypergraph.store import (
     write_graph,
 )
 from hyperlearn_dask.hypergraph.tables import read_table
-from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Graph, SparseTensor
 from hyperlearn_dask.storage import (
     Progress,
     UnitReport,

@@ -28,7 +28,8 @@ import zarr
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order, row_starts
-from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
 from hyperlearn_dask.storage import (
     child_group,
     create_artefact,

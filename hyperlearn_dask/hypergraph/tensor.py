@@ -1,18 +1,15 @@
-"""The multimodal hypergraph in memory: modalities, relations (sparse tensors) and graphs."""
+"""What a multimodal hypergraph is made of: modalities, relations (sparse tensors) and graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     import scipy.sparse
-
-    from hyperlearn_dask.config.specs import Duplicates, Unseen
 
 
 @dataclass(frozen=True)
@@ -132,72 +129,3 @@ class Relation:
         if self._test is None and self._load_test is not None:
             self._test = self._load_test()
         return self._test
-
-
-@dataclass(frozen=True)
-class Hypergraph:
-    """A multimodal hypergraph. ``path`` is its store, None while it lives only in memory."""
-
-    modalities: dict[str, Modality]
-    relations: dict[str, Relation]
-    graphs: Mapping[str, Graph]  # of a store: each is read when first asked for
-    path: Path | None = None
-
-    @classmethod
-    def from_frames(
-        cls,
-        relations: Mapping[str, Sequence[Any]],
-        *,
-        modalities: Mapping[str, Any] | None = None,
-        tests: Mapping[str, Any] | None = None,
-        graphs: Mapping[str, Any] | None = None,
-        duplicates: Duplicates | Mapping[str, Duplicates] = "sum",
-        unseen: Unseen | Mapping[str, Unseen] = "error",
-    ) -> Hypergraph:
-        """A hypergraph from tables in memory.
-
-        A frame is a pandas, polars or Arrow table or a dict of columns. A cell that holds a list
-        stands for several hyperedges.
-
-        Parameters
-        ----------
-        relations
-            ``{name: (frame, columns)}`` or ``{name: (frame, columns, value)}``: the columns as a list
-            of names, which are the modalities' as well, or as ``{modality: column}``; the column of
-            values, 1 where there is none.
-        modalities
-            ``{name: ids}``, ``{name: (frame, id)}`` or ``{name: (frame, id, label)}``, with the names of
-            columns. A modality left out has the entities that occur in ``relations`` and ``graphs``.
-        tests
-            ``{relation: frame}``, with the columns of the relation.
-        graphs
-            ``{modality: (frame, source, target)}``, ``{modality: (frame, source, target, weight)}``, or a
-            SciPy sparse matrix of weights whose rows follow the ids in ``modalities``.
-        duplicates
-            What equal hyperedges become: their values' "sum", the "last", or an "error"; by relation
-            where rules differ.
-        unseen
-            An id in a test that is no entity: an "error", or "skip" to score it by the mean row.
-
-        Raises
-        ------
-        InputError
-            When something is wrong, with the relation, the row (from 1) and the column.
-
-        Examples
-        --------
-        >>> paintings = {"artist": ["Monet", "Sisley"], "subject": [["water", "garden"], ["water", "sky"]]}
-        >>> hypergraph = Hypergraph.from_frames({"shows": (paintings, ["artist", "subject"])})
-        >>> hypergraph.relations["shows"].shape
-        (2, 3)
-        """
-        from hyperlearn_dask.hypergraph.frames import from_frames
-
-        return from_frames(
-            relations,
-            modalities=modalities,
-            tests=tests,
-            graphs=graphs,
-            duplicates=duplicates,
-            unseen=unseen,
-        )

@@ -24,8 +24,8 @@ from distributed import Client, get_worker
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.shards import Shard
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_graph, read_indptr, read_relation, unit_digests
-from hyperlearn_dask.hypergraph.tensor import Hypergraph
 from hyperlearn_dask.training.executor import Handle, Setting, ShardPlace, laplacian_as
 from hyperlearn_dask.training.placement import Pin, place
 

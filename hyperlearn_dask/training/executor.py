@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 Handle = Any  # a value in process, a future on a cluster
 

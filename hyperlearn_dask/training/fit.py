@@ -13,7 +13,8 @@ from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
 from hyperlearn_dask.factorization.shards import EntryShard
 from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws

@@ -11,8 +11,8 @@ class SweepReport:
     """One sweep: the objective after it, its parts, the step taken and the time each part took.
 
     ``parts``: the summands of F by name (``fit made``, ``graph artist``, ``ridge``); ``step``: the
-    alpha of the parallel schedule (None in the sequential one); ``seconds``: the whole sweep;
-    ``seconds_by``: per modality (its products and its block solve) and for ``step``.
+    alpha along the proposed direction (None of a posterior draw); ``seconds``: the whole sweep;
+    ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``).
     """
 
     sweep: int

@@ -17,7 +17,8 @@ import scipy.sparse
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Relation
 
 # Scores (contexts x targets) for a batch of contexts: one index array per modality of the context,
 # -1 for an id that is no entity.

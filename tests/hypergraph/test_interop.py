@@ -4,9 +4,10 @@ import pytest
 import sparse
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.interop import as_dask_array
 from hyperlearn_dask.hypergraph.store import save_hypergraph
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
 
 SHAPE = (4, 30, 5)
 

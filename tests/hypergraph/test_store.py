@@ -3,6 +3,7 @@ import pytest
 import scipy.sparse as sp
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.store import (
     open_hypergraph,
@@ -14,7 +15,7 @@ from hyperlearn_dask.hypergraph.store import (
     unit_attributes,
     unit_digests,
 )
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
 
 SHAPE = (3, 5)
 

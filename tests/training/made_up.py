@@ -4,7 +4,8 @@ import numpy as np
 
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.factorization.problem import TermSettings
-from hyperlearn_dask.hypergraph.tensor import Graph, Hypergraph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
 from hyperlearn_dask.training.fit import problem_of
 from tests.factorization.made_up import random_laplacian, random_tensor
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
-from hyperlearn_dask.hypergraph.tensor import Hypergraph, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 from hyperlearn_dask.use.evaluate import evaluate, filtered_ranks, ranking_metrics, rating_metrics
 
 
