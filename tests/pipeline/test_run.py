@@ -189,6 +189,10 @@ def test_two_commands_do_not_share_a_folder(hyperlearn: Run, film_club: Path, tm
     assert listing(out) == {}
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
     hyperlearn: Run, film_club: Path, tmp_path: Path, number: signal.Signals
@@ -196,7 +200,9 @@ def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
     out = tmp_path / "out"
     command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", film_club, "--out", out]
     endless = [*command, "--sweeps", "1000000", "--tolerance", "0"]
-    with subprocess.Popen(endless, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell's background jobs, and so tests run as one, ignore SIGINT unless it is set back.
+    with subprocess.Popen(endless, **pipes, preexec_fn=_heed_interrupts) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "sweep" in line:
