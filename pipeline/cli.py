@@ -44,6 +44,9 @@ def _run(arguments: Sequence[str] | None) -> int:
         status = cli.main(arguments, prog_name="hyperlearn", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except click.exceptions.NoArgsIsHelpError as help_wanted:
+        click.echo(help_wanted.format_message())
+        return 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "hyperlearn"
         return _fail(f"{error.format_message()} (see: {command} --help)")

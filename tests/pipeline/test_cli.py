@@ -167,3 +167,9 @@ def test_a_reader_that_has_enough_is_no_error(finished: Path) -> None:
         process.stdout.close()
         errors = process.stderr.read()
     assert errors == b""
+
+
+def test_no_command_shows_the_help(hyperlearn: Run) -> None:
+    ended = hyperlearn()
+    assert ended.code == 0
+    assert "Commands:" in ended.out and ended.out.count("\n") > 20
