@@ -76,20 +76,30 @@ def assemble(
                     row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
                 _add_scaled(row_grams[span], to, scale, product.gram)
     if row_grams is None:
-        return BlockSystem(gram, right)
+        return BlockSystem(_regular(gram, dtype), right)
     row_grams += xp.asarray(gram, dtype=dtype)
-    return BlockSystem(row_grams, right)
+    return BlockSystem(_regular(row_grams, dtype), right)
 
 
 def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> None:
-    """row_grams[:, to, to] += scale * gram; the largest arrays of training, so without copies."""
-    run = slice(to[0], to[-1] + 1) if len(to) else slice(0)
-    if run.stop - (run.start or 0) == len(to):
-        xp = array_module(gram)
-        xp.multiply(gram, gram.dtype.type(scale), out=gram)  # the product is this block's alone
-        row_grams[:, run, run] += gram
-    else:
-        row_grams[:, to[:, None], to] += scale * gram
+    """row_grams[:, to, to] += scale * gram; the largest arrays of training, so a few rows at a time."""
+    run = slice(to[0], to[-1] + 1) if len(to) else slice(0, 0)
+    together = run.stop - run.start == len(to)
+    for at in range(0, len(gram), 1024):
+        rows = slice(at, at + 1024)
+        if together:
+            row_grams[rows, run, run] += scale * gram[rows]
+        else:
+            row_grams[rows, to[:, None], to] += scale * gram[rows]
+
+
+def _regular(gram: Array, dtype: np.dtype) -> Array:
+    """H, or the H_i, with a ridge of the size of its rounding errors: no block is singular."""
+    width = gram.shape[-1]
+    diagonal = np.arange(width)
+    most = float(gram[..., diagonal, diagonal].max()) if gram.size else 0.0
+    gram[..., diagonal, diagonal] += width * np.finfo(dtype).eps * max(most, np.finfo(np.float32).tiny)
+    return gram
 
 
 def _zero_background(
@@ -147,7 +157,7 @@ def _solve_common(
     """A H + mu L A = C. With H = Q diag(w) Q', column r of A Q is (mu L + w_r I)^-1 (C Q)_r."""
     xp = array_module(system.right)
     w, q = np.linalg.eigh(system.gram)
-    w = np.maximum(w, np.finfo(np.float64).eps * len(w) * max(w[-1], np.finfo(np.float64).tiny))
+    w = np.maximum(w, np.finfo(system.right.dtype).eps * w[-1])
     basis = xp.asarray(q, dtype=system.right.dtype)
     rotated = system.right @ basis
     if laplacian is None:
@@ -165,9 +175,7 @@ def _solve_by_row(
     h = system.gram
     if laplacian is None:
         return kernels.solve_rows(h, system.right)
-    # A row without entries and neighbours is no reason to fail: its block gets a tiny ridge.
-    tiny = np.finfo(h.dtype).eps * float(xp.abs(h).max())
-    diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype) + tiny
+    diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
     inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
     return conjugate_gradients(
         lambda y: _times(h, y) + mu * (laplacian @ y),

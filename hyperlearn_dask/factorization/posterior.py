@@ -49,4 +49,7 @@ def square_root_coefficients(degree: int) -> np.ndarray:
         cos(theta / 2) = 2/pi + 4/pi sum_k (-1)^(k+1) / (4 k^2 - 1) cos(k theta).
     """
     k = np.arange(1, degree + 1)
-    return np.sqrt(2) * np.concatenate([[2 / np.pi], 4 / np.pi * (-1.0) ** (k + 1) / (4 * k**2 - 1)])
+    series = np.sqrt(2) * np.concatenate([[2 / np.pi], 4 / np.pi * (-1.0) ** (k + 1) / (4 * k**2 - 1)])
+    # What the cut leaves at l = 0 goes: L's null space must stay without noise, whatever mu is.
+    series[0] -= (series * (-1.0) ** np.arange(degree + 1)).sum()
+    return series

@@ -92,14 +92,17 @@ def place(
 
 
 def cut_rows(relation: str, indptr: np.ndarray, pieces: int) -> Sequence[ShardPlace]:
-    """At most ``pieces`` runs of whole rows with about as many entries each; none is empty."""
-    even = np.linspace(0, indptr[-1], pieces + 1)
+    """At most ``pieces`` runs of whole rows with about as many entries each.
+
+    None is empty, but for the one of a relation without entries.
+    """
+    even = np.linspace(0, indptr[-1], pieces + 1 if indptr[-1] else 2)
     rows = np.searchsorted(indptr, even[1:-1], side="left")
     bounds = np.unique(np.concatenate([[0], rows, [len(indptr) - 1]]))
     shards: list[ShardPlace] = []
     for first, last in itertools.pairwise(bounds):
         start, stop = int(indptr[first]), int(indptr[last])
-        if stop > start:
+        if stop > start or indptr[-1] == 0:
             shards.append(ShardPlace(relation, len(shards), start, stop, int(first), int(last - first)))
     return shards
 

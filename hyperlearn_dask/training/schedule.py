@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.blocks import assemble, residual, solve_block
+from hyperlearn_dask.factorization.blocks import BlockSystem, assemble, residual, solve_block
 from hyperlearn_dask.factorization.grams import augmented_gram
 from hyperlearn_dask.factorization.objective import (
     at_step,
@@ -34,6 +34,8 @@ from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace
 from hyperlearn_dask.training.report import SweepReport
 
+# Relative residual to which blocks are solved for a direction.
+WAY_TOLERANCE = 1e-3
 # A cluster must remember how a result was made until its past is cut off.
 RENEW_EVERY = 10
 
@@ -323,9 +325,12 @@ def _proposal(
     system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
     mu = problem.graph_weights.get(modality, 0.0)
     free = problem.free_columns(modality)
-    start = factor[:, free]
-    way = solve_block(system, laplacian, mu, start) - start
-    downhill = residual(system, laplacian, mu, start)
+    downhill = residual(system, laplacian, mu, factor[:, free])
+    # The way to the solution solves the system with the residual for c. The step along it is exact, so
+    # the way itself need not be.
+    way = solve_block(
+        BlockSystem(system.gram, downhill), laplacian, mu, np.zeros_like(downhill), WAY_TOLERANCE
+    )
     direction = factor * 0
     direction[:, free] = way
     return Proposal(

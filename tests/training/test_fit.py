@@ -2,13 +2,15 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.fit import fit, problem_of
-from tests.factorization.made_up import loop_objective
+from tests.factorization.made_up import loop_objective, random_laplacian, random_tensor
 
 from .made_up import hypergraph_of, two_relations, two_relations_problem
 
@@ -170,3 +172,51 @@ def test_draws_without_any_were_not_made():
     model = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
     with pytest.raises(InputError, match="no posterior draws"):
         model.deviation("rated", hypergraph.relations["rated"].tensor.coords)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loss", ["zero", "unknown", "context"])
+@pytest.mark.parametrize("graph", [True, False])
+def test_more_columns_than_data_and_no_ridge_still_go_downhill(dtype, loss, graph):
+    """Every block is singular here; F must fall to next to nothing all the same."""
+    rng = np.random.default_rng(1)
+    sizes = {"a": 40, "b": 6}
+    tensor = random_tensor(rng, (40, 6), 100)
+    laplacians = {"a": random_laplacian(rng, 40)} if graph else {}
+    hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, sizes, laplacians)
+    training = TrainingSpec(groups={"all": 16}, ridge=0.0, sweeps=60, tolerance=0.0, dtype=dtype)
+    settings = {"r": TermSettings(loss, target="b")}
+    model = fit(hypergraph, problem_of(hypergraph, settings, training, {"a": 1e-3}), training)
+    objective = [row["objective"] for row in model.history]
+    total = float((tensor.values**2).sum())
+    rise = 1e-12 if dtype == "float64" else 1e-6
+    assert all(after <= before + rise * total for before, after in itertools.pairwise(objective))
+    assert objective[-1] < 0.02 * total
+
+
+def test_draws_see_the_blocks_drawn_before_them():
+    """x = a + b for one a and one b: the two are as correlated as their posterior says."""
+    tensor = SparseTensor((np.array([0]), np.array([0])), np.array([1.0]), (1, 1))
+    hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, {"a": 1, "b": 1})
+    training = TrainingSpec(groups={"a": 1, "b": 1}, ridge=1.0, draws=100 * 40, burn_in=10)
+    settings = {"r": TermSettings("unknown", 1.0, {"a": ("a",), "b": ("b",)})}
+    problem = problem_of(hypergraph, settings, training, {})
+    model = fit(hypergraph, problem, training)
+    a, b = model.draws["a"][:, 0, 0], model.draws["b"][:, 0, 1]
+    assert len(a) == 100  # the most that are kept, evenly spaced
+    # Precision [[1 + 2, 2], [2, 1 + 2]]: covariance [[.6, -.4], [-.4, .6]]
+    assert np.corrcoef(a, b)[0, 1] == pytest.approx(-2 / 3, abs=0.2)
+    assert a.std() == pytest.approx(np.sqrt(0.6), rel=0.25)
+
+
+def test_an_entity_is_informed_by_a_hyperedge_or_a_neighbour():
+    tensor = SparseTensor((np.array([0, 2]), np.array([1, 1])), np.ones(2), (5, 3))
+    weights = np.zeros((5, 5))
+    weights[2, 3] = weights[3, 2] = 1
+    laplacian = laplacian_graph("a", scipy.sparse.csr_array(weights)).laplacian
+    hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, {"a": 5, "b": 3}, {"a": laplacian})
+    training = TrainingSpec(groups={"all": 1}, sweeps=2)
+    for mu, expected in ((1.0, [1, 0, 1, 1, 0]), (0.0, [1, 0, 1, 0, 0])):
+        model = fit(hypergraph, problem_of(hypergraph, {}, training, {"a": mu}), training)
+        assert model.informed["a"].tolist() == [bool(e) for e in expected]
+        assert model.informed["b"].tolist() == [False, True, False]

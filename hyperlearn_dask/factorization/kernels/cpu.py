@@ -76,10 +76,11 @@ def normal_equations(
     """
     coords, values = _kernel_input(tensor, matrices)
     rows, width = len(starts) - 1, len(free)
-    gram = np.zeros((rows, width, width), dtype=matrices[0].dtype)
+    gram = np.empty((rows, width, width), dtype=matrices[0].dtype)
     right = np.zeros((rows, width), dtype=matrices[0].dtype)
     v = values.dtype.type(weight)
-    _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, gram, right)
+    bounds = _row_bounds(starts)
+    _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, gram, right)
     return gram, right
 
 
@@ -108,15 +109,15 @@ def context_equations(
     gram = np.empty((rows, width, width), dtype=dtype)
     right = np.empty((rows, width), dtype=dtype)
     whole = np.ascontiguousarray(target_gram, dtype=dtype)
-    _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, gram, right)
+    bounds = _row_bounds(starts)
+    _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, bounds, gram, right)
     return gram, right
 
 
 def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solve H_i y_i = c_i for every row: (n x f x f) symmetric positive, (n x f) -> (n x f).
 
-    By Cholesky. Where a matrix is singular (a row without entries and no ridge) the components it
-    says nothing about are 0.
+    By Cholesky, so the matrices must not be singular to rounding.
     """
     solution = np.empty_like(right)
     _solve_rows(matrices, right, np.finfo(right.dtype).eps, solution)
@@ -158,6 +159,13 @@ def _thread_bounds(tensor: SparseTensor) -> np.ndarray:
     return np.concatenate([even[:1], inner, even[-1:]]).astype(np.int64)
 
 
+def _row_bounds(starts: np.ndarray) -> np.ndarray:
+    """Cuts of the rows into runs with about as many entries each, several per thread."""
+    even = np.linspace(0, starts[-1], 8 * numba.get_num_threads() + 1)
+    inner = np.searchsorted(starts, even[1:-1])
+    return np.concatenate([[0], inner, [len(starts) - 1]]).astype(np.int64)
+
+
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 def _mttkrp(coords, values, matrices, bounds, outputs):  # type: ignore[no-untyped-def]
     order = len(matrices)
@@ -185,62 +193,71 @@ def _mttkrp(coords, values, matrices, bounds, outputs):  # type: ignore[no-untyp
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, gram, right):  # type: ignore[no-untyped-def]
+def _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, gram, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
     width = len(free)
-    for i in numba.prange(len(starts) - 1):
+    for block in numba.prange(len(bounds) - 1):
         z = np.empty(rank, dtype=values.dtype)
-        for position in range(starts[i], starts[i + 1]):
-            e = entries[position]
-            z[:] = 1
-            for m in range(order):
-                if m != mode:
-                    row = matrices[m][coords[m][e]]
-                    for r in range(rank):
-                        z[r] *= row[r]
-            x = values[e]
-            for r in fixed:
-                x -= v * z[r]
+        own = np.empty(width, dtype=values.dtype)
+        total = np.empty((width, width), dtype=values.dtype)
+        for i in range(bounds[block], bounds[block + 1]):
+            total[:] = 0
+            for position in range(starts[i], starts[i + 1]):
+                e = entries[position]
+                z[:] = 1
+                for m in range(order):
+                    if m != mode:
+                        row = matrices[m][coords[m][e]]
+                        for r in range(rank):
+                            z[r] *= row[r]
+                x = values[e]
+                for r in fixed:
+                    x -= v * z[r]
+                for a in range(width):
+                    own[a] = z[free[a]]
+                for a in range(width):
+                    right[i, a] += own[a] * x
+                    scaled = v * own[a]
+                    for b in range(a + 1):
+                        total[a, b] += scaled * own[b]
             for a in range(width):
-                za = z[free[a]]
-                right[i, a] += za * x
                 for b in range(a + 1):
-                    gram[i, a, b] += v * za * z[free[b]]
-        for a in range(width):
-            for b in range(a):
-                gram[i, b, a] = gram[i, a, b]
+                    gram[i, a, b] = total[a, b]
+                    gram[i, b, a] = total[a, b]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _context_equations(coords, matrices, mode, free, fixed, target_gram, entries, starts, gram, right):  # type: ignore[no-untyped-def]
+def _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, bounds, gram, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
-    for i in numba.prange(len(starts) - 1):
-        w = np.empty(rank, dtype=target_gram.dtype)
-        moment = np.zeros((rank, rank), dtype=target_gram.dtype)
-        for position in range(starts[i], starts[i + 1]):
-            e = entries[position]
-            w[:] = 1
-            for m in range(order):
-                if m != mode:
-                    row = matrices[m][coords[m][e]]
-                    for r in range(rank):
-                        w[r] *= row[r]
+    for block in numba.prange(len(bounds) - 1):
+        w = np.empty(rank, dtype=whole.dtype)
+        moment = np.empty((rank, rank), dtype=whole.dtype)
+        for i in range(bounds[block], bounds[block + 1]):
+            moment[:] = 0
+            for position in range(starts[i], starts[i + 1]):
+                e = entries[position]
+                w[:] = 1
+                for m in range(order):
+                    if m != mode:
+                        row = matrices[m][coords[m][e]]
+                        for r in range(rank):
+                            w[r] *= row[r]
+                for a in range(rank):
+                    wa = w[a]
+                    for b in range(a + 1):
+                        moment[a, b] += wa * w[b]
             for a in range(rank):
-                wa = w[a]
                 for b in range(a + 1):
-                    moment[a, b] += wa * w[b]
-        for a in range(rank):
-            for b in range(a + 1):
-                moment[a, b] *= target_gram[a, b]
-                moment[b, a] = moment[a, b]
-        for a in range(len(free)):
-            for b in range(len(free)):
-                gram[i, a, b] = moment[free[a], free[b]]
-            right[i, a] = 0
-            for r in fixed:
-                right[i, a] -= moment[free[a], r]
+                    moment[a, b] *= whole[a, b]
+                    moment[b, a] = moment[a, b]
+            for a in range(len(free)):
+                for b in range(len(free)):
+                    gram[i, a, b] = moment[free[a], free[b]]
+                right[i, a] = 0
+                for r in fixed:
+                    right[i, a] -= moment[free[a], r]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
@@ -249,8 +266,7 @@ def _solve_rows(matrices, right, eps, solution):  # type: ignore[no-untyped-def]
     for i in numba.prange(len(right)):
         root = matrices[i].copy()
         y = right[i].copy()
-        least = width * eps * max(np.diag(root).max(), np.finfo(np.float32).tiny)
-        # H = L L', row by row of L (its lower half of root); a zero pivot leaves its column out
+        # H = L L', row by row of L (the lower half of root, with the inverse of its diagonal)
         for a in range(width):
             for b in range(a):
                 total = root[a, b]
@@ -260,7 +276,7 @@ def _solve_rows(matrices, right, eps, solution):  # type: ignore[no-untyped-def]
             pivot = root[a, a]
             for k in range(a):
                 pivot -= root[a, k] * root[a, k]
-            root[a, a] = 1 / np.sqrt(pivot) if pivot > least else 0  # the inverse of L's diagonal
+            root[a, a] = 1 / np.sqrt(max(pivot, eps * matrices[i, a, a]))
             for k in range(a):
                 y[a] -= root[a, k] * y[k]
             y[a] *= root[a, a]
