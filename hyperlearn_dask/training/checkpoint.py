@@ -6,12 +6,13 @@ that describes them and the rest. All of it is in chunks with checksums, and is 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,12 @@ _ROLES = ("factors", "proposals", "directions", "drawn", "kept")
 
 
 class Checkpoints:
-    """The checkpoints of one training, in a folder that nothing else is in.
+    """The checkpoints of one training.
 
     Parameters
     ----------
     folder
-        Where they are; made when the first one is written.
+        Where they are; made when the first one is written, and gone again with the last one.
     fingerprint
         A hash of all that the training follows from, data and settings: only a checkpoint that has
         the same one is gone on from.
@@ -101,9 +102,9 @@ class Checkpoints:
         while own:
             try:
                 state = _read(own[-1], self._fingerprint)
-            except InputError:
+            except (InputError, KeyError, TypeError, ValueError):
                 before = "the one before it is used" if own[:-1] else "training begins anew"
-                self._tell(f"{own.pop()}: this checkpoint is damaged; {before}")
+                self._tell(f"{own.pop()}: this checkpoint is damaged or of another version; {before}")
             else:
                 self._good = own
                 self._tell(f"going on from {state.place}")
@@ -126,30 +127,39 @@ class Checkpoints:
             self._tell(f"no checkpoint at {state.place}: {error}")
         else:
             self._good = [*(good for good in self._good if good != path), path][-KEPT:]
-            self._remove_others()
+            self._remove_all_but(self._good)
         now = time.monotonic()
         # cost / (cost + pause) <= share
         self._due = now + max(self._every, (now - began) * (1 - self._share) / self._share)
 
     def clear(self) -> None:
         """Delete them all, those of other trainings as well."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._remove_all_but([])
+        with contextlib.suppress(OSError):  # not there, or somebody has put something in it
+            self._folder.rmdir()
 
     @property
     def _prefix(self) -> str:
         return f"{self._fingerprint[:12]}-"
 
-    def _remove_others(self) -> None:
-        for path in self._folder.iterdir():
-            if path not in self._good:
+    def _remove_all_but(self, kept: Collection[Path]) -> None:
+        for path in _entries(self._folder):
+            if path not in kept and _NAME.fullmatch(path.name.removeprefix(".")):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+# A checkpoint, or what an interrupted writing of one has left.
+_NAME = re.compile(r"[^.]+-(\d+)\.zarr(\.(partial|old)-\d+)?")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _numbers(folder: Path) -> dict[Path, int]:
     """Whatever has the name of a checkpoint, with its number of sweeps."""
-    paths = folder.iterdir() if folder.is_dir() else ()
-    named = ((path, re.fullmatch(r"[^.]+-(\d+)\.zarr", path.name)) for path in paths)
-    return {path: int(match[1]) for path, match in named if match is not None}
+    named = ((path, _NAME.fullmatch(path.name)) for path in _entries(folder))
+    return {path: int(match[1]) for path, match in named if match is not None and match[2] is None}
 
 
 def _write(state: State, path: Path, fingerprint: str) -> None:
