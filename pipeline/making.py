@@ -57,20 +57,31 @@ def graph(dataset: Path, out: Path, scheduler: str, workers: int | None, as_json
 @click.command()
 @dataset_argument
 @out_option
+@click.option("--restart", is_flag=True, help="Begin anew, whatever an interrupted training has left.")
 @training_options
 @scheduler_options
 @json_option
 def train(
-    dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool, **overrides: Any
+    dataset: Path,
+    out: Path,
+    restart: bool,
+    scheduler: str,
+    workers: int | None,
+    as_json: bool,
+    **overrides: Any,
 ) -> None:
     """Train DIR/model.zarr on DIR/hypergraph.zarr.
+
+    The state of training goes to DIR/checkpoints every 30 seconds or, where that would take more
+    than 2 % of the time, less often. The same command goes on from there after an interruption, if
+    data and settings are still the same; a finished training deletes it.
 
     \b
     Examples:
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, scheduler, workers, as_json, overrides)
+    _make(["train"], dataset, out, scheduler, workers, as_json, overrides, restart=restart)
 
 
 @click.command()
@@ -97,6 +108,8 @@ def run(
     dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool, **overrides: Any
 ) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
+
+    After an interruption the same command goes on where it was, within training too.
 
     \b
     Examples:
@@ -181,6 +194,8 @@ def _make(
     workers: int | None,
     as_json: bool,
     overrides: dict[str, Any],
+    *,
+    restart: bool = False,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
@@ -197,6 +212,14 @@ def _make(
             opening = open_scheduler(scheduler, list(dataset.modalities), workers=workers, tell=notes.line)
             return cluster.enter_context(opening)
 
-        job = stages.Job(dataset, out, None if scheduler == "none" else client, notes.training, notes.passing)
+        job = stages.Job(
+            dataset,
+            out,
+            None if scheduler == "none" else client,
+            notes.training,
+            notes.passing,
+            notes.line,
+            restart,
+        )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

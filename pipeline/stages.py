@@ -25,6 +25,7 @@ from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
 from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
+from hyperlearn_dask.training.checkpoint import Checkpoints
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.use.evaluate import evaluate
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 HYPERGRAPH = "hypergraph.zarr"
 MODEL = "model.zarr"
 METRICS = "metrics.json"
+CHECKPOINTS = "checkpoints"  # of an unfinished training
 
 # Settings of a relation that are in the digest of its unit, or that only evaluation and queries use.
 _NOT_TRAINED_ON = {"name", "table", "columns", "value", "duplicates", "test", "unseen", "target"}
@@ -47,7 +49,8 @@ class Job:
     """What stages work on and with.
 
     ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
-    number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds.
+    number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
+    ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
     """
 
     dataset: Dataset
@@ -55,6 +58,8 @@ class Job:
     client: Callable[[], Client | None] | None
     watch: Callable[[int], contextlib.AbstractContextManager[OnSweep]]
     tell: Callable[[str], None]
+    note: Callable[[str], None]
+    restart: bool = False
 
     @property
     def store(self) -> Path:
@@ -139,6 +144,9 @@ def train_stage(job: Job) -> StageReport:
 
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     problem = problem_of(hypergraph, dataset.relations, dataset.training, weights)
+    checkpoints = Checkpoints(job.out / CHECKPOINTS, fingerprint, tell=job.note)
+    if job.restart:
+        checkpoints.clear()
     seconds: dict[str, float] = defaultdict(float)
     client = job.client() if job.client else None
     with job.watch(dataset.training.sweeps) as show:
@@ -148,8 +156,17 @@ def train_stage(job: Job) -> StageReport:
                 seconds[name] += value
             show(report)
 
-        model = fit(hypergraph, problem, dataset.training, targets=targets, client=client, on_sweep=on_sweep)
+        model = fit(
+            hypergraph,
+            problem,
+            dataset.training,
+            targets=targets,
+            client=client,
+            on_sweep=on_sweep,
+            checkpoints=checkpoints,
+        )
     save_model(model, path, fingerprint=fingerprint, settings=settings)
+    checkpoints.clear()
     why = "no model yet" if before is None else _changes(before["asked"], asked)
     return StageReport("train", True, why, time.perf_counter() - began, parts=dict(seconds))
 

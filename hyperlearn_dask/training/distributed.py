@@ -26,7 +26,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_graph, read_indptr, read_relation, unit_digests
-from hyperlearn_dask.training.executor import Handle, Setting, ShardPlace, laplacian_as
+from hyperlearn_dask.training.executor import Handle, Setting, ShardPlace, held, laplacian_as
 from hyperlearn_dask.training.placement import Pin, place
 
 
@@ -73,7 +73,7 @@ class DaskExecutor:
         return self._client.gather(handles)
 
     def renew(self, handles: dict[str, Handle]) -> dict[str, Handle]:
-        return {m: self.at_modality(f"factor-{m}", m, _hold, a) for m, a in self.gather(handles).items()}
+        return held(self, self.gather(handles))
 
     def close(self) -> None:
         """Free what the workers keep for this executor."""
@@ -125,10 +125,6 @@ def _shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str)
 @lru_cache(maxsize=64)
 def _laplacian(path: str, modality: str, digest: str | None, dtype: str) -> Array | None:
     return None if digest is None else laplacian_as(read_graph(path, modality).laplacian, dtype)
-
-
-def _hold(_: Array | None, value: Array) -> Array:
-    return value
 
 
 def _forget() -> None:

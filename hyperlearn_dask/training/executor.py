@@ -97,6 +97,11 @@ class Executor(Protocol):
         ...
 
 
+def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
+    """Handles of values, each where its modality is."""
+    return {m: executor.at_modality(f"factor-{m}", m, _hold, value) for m, value in values.items()}
+
+
 class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
 
@@ -137,6 +142,10 @@ class LocalExecutor:
         result = step(*args)
         self.seconds[name] += time.perf_counter() - began
         return result
+
+
+def _hold(_: Array | None, value: Any) -> Any:
+    return value
 
 
 def laplacian_as(laplacian: Array, dtype: str) -> Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +17,11 @@ from hyperlearn_dask.factorization.shards import EntryShard
 from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
-from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace
+from hyperlearn_dask.training.checkpoint import Checkpoints, State
+from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
-from hyperlearn_dask.training.schedule import Point, sweeps
+from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -68,6 +71,7 @@ def fit(
     targets: Mapping[str, str] | None = None,
     client: Client | None = None,
     on_sweep: OnSweep | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
 
@@ -80,6 +84,9 @@ def fit(
         ``hypergraph.path``. None: in this process.
     on_sweep
         Called after every sweep.
+    checkpoints
+        Where the state is written from time to time, and gone on from if there is one. They stay
+        there, to be cleared by the caller once the model is safe.
 
     Returns
     -------
@@ -99,7 +106,7 @@ def fit(
 
         executor = DaskExecutor(client, hypergraph, setting)
     try:
-        return _train(hypergraph, problem, training, executor, targets or {}, on_sweep)
+        return _train(hypergraph, problem, training, executor, targets or {}, on_sweep, checkpoints)
     finally:
         executor.close()
 
@@ -111,35 +118,76 @@ def _train(
     executor: Executor,
     targets: Mapping[str, str],
     on_sweep: OnSweep | None,
+    checkpoints: Checkpoints | None,
 ) -> Model:
-    start = _start(problem, executor, training)
+    state = checkpoints.latest() if checkpoints is not None else None
+    if state is None or not state.draw:
+        state = _optimise(problem, training, executor, state, on_sweep, checkpoints)
+    return Model(
+        problem=problem,
+        modalities=hypergraph.modalities,
+        factors=dict(state.factors),
+        informed=_informed(problem, executor),
+        targets=dict(targets),
+        history=tuple(_row(report) for report in state.history),
+        draws=_sample_posterior(problem, training, executor, state, on_sweep, checkpoints)
+        if training.draws
+        else None,
+    )
+
+
+def _optimise(
+    problem: Problem,
+    training: TrainingSpec,
+    executor: Executor,
+    state: State | None,
+    on_sweep: OnSweep | None,
+    checkpoints: Checkpoints | None,
+) -> State:
+    """The sweeps, from the start or from a state among them; the state after the last."""
+    before: Course | None = None
     history: list[SweepReport] = []
-    for report, reached in sweeps(problem, executor, start, training.schedule):
-        point = reached
+    if state is None:
+        factors = _start(problem, executor, training)
+    else:
+        factors = held(executor, state.factors)
+        proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
+        before = Course(held(executor, proposals), held(executor, state.directions), state.slope)
+        history += state.history
+    for report, point, course in sweeps(
+        problem, executor, factors, training.schedule, before, done=len(history)
+    ):
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
         if report.sweep >= training.sweeps or _converged(history, training.tolerance):
-            break
-    chain = _sample_posterior(problem, training, executor, point, on_sweep) if training.draws else None
-    return Model(
-        problem=problem,
-        modalities=hypergraph.modalities,
-        factors=executor.gather(point.factors),
-        informed=_informed(problem, executor),
-        targets=dict(targets),
-        history=tuple(_row(report) for report in history),
-        draws=chain,
-    )
+            return State(tuple(history), executor.gather(point.factors))
+        if checkpoints is not None:
+            checkpoints.offer(partial(_state, executor, history, point, course))
+    raise AssertionError("sweeps come without end")
+
+
+def _state(executor: Executor, history: list[SweepReport], point: Point, course: Course) -> State:
+    factors, proposals, directions = executor.gather([point.factors, course.proposals, course.directions])
+    ways = {m: proposal.direction for m, proposal in proposals.items()}
+    return State(tuple(history), factors, ways, directions, course.slope)
 
 
 def _sample_posterior(
-    problem: Problem, training: TrainingSpec, executor: Executor, point: Point, on_sweep: OnSweep | None
+    problem: Problem,
+    training: TrainingSpec,
+    executor: Executor,
+    state: State,
+    on_sweep: OnSweep | None,
+    checkpoints: Checkpoints | None,
 ) -> dict[str, np.ndarray]:
     """The chain of draws after the burn-in, thinned evenly to :data:`KEPT_DRAWS` at most, in float32."""
     kept: dict[str, list[np.ndarray]] = {m: [] for m in problem.sizes}
+    for m, below_each_other in state.kept.items():
+        kept[m] += [*below_each_other.reshape(-1, problem.sizes[m], problem.rank)]
     thin = -(-training.draws // KEPT_DRAWS)
-    for report, drawn in draws(problem, executor, point, training.seed):
+    point = point_at(executor, held(executor, state.drawn or state.factors))
+    for report, drawn in draws(problem, executor, point, training.seed, done=state.draw):
         if on_sweep is not None:
             on_sweep(report)
         number = report.sweep - training.burn_in
@@ -148,7 +196,16 @@ def _sample_posterior(
                 kept[m].append(factor.astype(np.float32))
         if number >= training.draws:
             return {m: np.stack(factors) for m, factors in kept.items()}
+        if checkpoints is not None:
+            checkpoints.offer(partial(_state_of_draws, executor, state, report.sweep, drawn, kept))
     raise AssertionError("draws come without end")
+
+
+def _state_of_draws(
+    executor: Executor, optimum: State, draw: int, drawn: Point, kept: Mapping[str, list[np.ndarray]]
+) -> State:
+    stacked = {m: np.concatenate(factors) for m, factors in kept.items() if factors}
+    return dataclasses.replace(optimum, draw=draw, drawn=executor.gather(drawn.factors), kept=stacked)
 
 
 def _converged(history: list[SweepReport], tolerance: float) -> bool:

@@ -28,15 +28,16 @@ from hyperlearn_dask.training.schedule import (
 
 
 def draws(
-    problem: Problem, executor: Executor, point: Point, seed: int
+    problem: Problem, executor: Executor, point: Point, seed: int, done: int = 0
 ) -> Iterator[tuple[SweepReport, Point]]:
     """Draw after draw of all factors, without end; each block given the latest of the others.
 
     The report's objective is F at the draw, which goes up and down. The numbers depend on the seed,
-    the draw and the modality, and on nothing about where they are made.
+    the draw and the modality, and on nothing about where they are made. ``done``: the number of the
+    draw that ``point`` is.
     """
     squares = sum_of_squares(problem, executor)
-    for number in itertools.count(1):
+    for number in itertools.count(done + 1):
         began = time.perf_counter()
         executor.seconds.clear()
         before, moves = point, {}

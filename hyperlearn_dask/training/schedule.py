@@ -71,17 +71,22 @@ class Course:
 
 
 def sweeps(
-    problem: Problem, executor: Executor, factors: dict[str, Handle], schedule: str
-) -> Iterator[tuple[SweepReport, Point]]:
+    problem: Problem,
+    executor: Executor,
+    factors: dict[str, Handle],
+    schedule: str,
+    course: Course | None = None,
+    done: int = 0,
+) -> Iterator[tuple[SweepReport, Point, Course]]:
     """Sweep after sweep, without end: the caller decides when to stop.
 
-    ``factors``: handles of the start values per modality.
+    ``factors``: handles of the start values per modality, or of where ``done`` sweeps, the last one
+    by ``course``, have led.
     """
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
     squares = sum_of_squares(problem, executor)
     point = point_at(executor, factors)
-    course: Course | None = None
-    for number in itertools.count(1):
+    for number in itertools.count(done + 1):
         began = time.perf_counter()
         executor.seconds.clear()
         course = propose(problem, executor, point, course)
@@ -101,6 +106,7 @@ def sweeps(
                 seconds_by=dict(executor.seconds),
             ),
             point,
+            course,
         )
 
 

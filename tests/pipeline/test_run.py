@@ -215,3 +215,65 @@ def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
     assert "Traceback" not in rest
     assert [path.name for path in out.iterdir()] == ["hypergraph.zarr"]
     assert set(made(hyperlearn("run", film_club, "--out", out, "--json"))) == {"train", "evaluate"}
+
+
+# The command line, with a checkpoint after every sweep, that kills itself in the eighth.
+KILLED = """
+import functools, os, sys
+from hyperlearn_dask.training.checkpoint import Checkpoints
+from pipeline import display, stages
+from pipeline.cli import main
+
+class Killing(display.TrainingProgress):
+    def __call__(self, report):
+        super().__call__(report)
+        if report.sweep == 8:
+            os.kill(os.getpid(), int(sys.argv[1]))
+
+stages.Checkpoints = functools.partial(Checkpoints, every=0.0, share=1.0)
+display.TrainingProgress = Killing
+main(sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def killed(film_club: Path, tmp_path: Path) -> Callable[[signal.Signals], Path]:
+    """A run that was killed while training; gives the folder of its results."""
+
+    def run(number: signal.Signals) -> Path:
+        out = tmp_path / "out"
+        command = [sys.executable, "-c", KILLED, str(int(number)), "run", film_club, "--out", out]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert ended.returncode == (-number if number == signal.SIGKILL else 130), ended.stderr
+        assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "hypergraph.zarr"]
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_to_the_same_model(
+    hyperlearn: Run, killed: Callable[[signal.Signals], Path], finished: Path, number: signal.Signals
+) -> None:
+    out = killed(number)
+    ended = hyperlearn("run", out.parent / "club", "--out", out)
+    assert ended.code == 0, ended.err
+    assert "going on from sweep 7" in ended.err.splitlines()
+    assert sorted(path.name for path in out.iterdir()) == ["hypergraph.zarr", "metrics.json", "model.zarr"]
+    got, expected = (open_model(folder / "model.zarr") for folder in (out, finished / "out"))
+    assert [row["sweep"] for row in got.history] == [row["sweep"] for row in expected.history]
+    for modality, factor in expected.factors.items():
+        np.testing.assert_allclose(got.factors[modality], factor, rtol=0, atol=1e-10 * np.abs(factor).max())
+
+
+@pytest.mark.parametrize("options", [["--restart"], ["--seed", "2"]], ids=["restart", "other settings"])
+def test_a_training_begins_anew_if_told_or_of_something_else(
+    hyperlearn: Run, killed: Callable[[signal.Signals], Path], options: list[str]
+) -> None:
+    out = killed(signal.SIGKILL)
+    ended = hyperlearn("train", out.parent / "club", "--out", out, *options)
+    assert ended.code == 0, ended.err
+    assert "going on" not in ended.err
+    assert ("of other data or settings" in ended.err) == (options != ["--restart"])
+    assert "sweep 1/12" in ended.err
+    assert sorted(path.name for path in out.iterdir()) == ["hypergraph.zarr", "model.zarr"]
