@@ -114,7 +114,8 @@ def _local_cluster(modalities: Sequence[str], workers: int | None) -> Cluster:
     count = workers or max(1, min(len(modalities), MOST_WORKERS))
     threads = max(1, CPU_COUNT // count)
     # A worker's libraries read these when they are imported, so they must be there before it starts.
-    pools = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    # (Numba's is set by every step: its variable must not change in the process that starts workers.)
+    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = config.get("distributed.nanny.pre-spawn-environ") | dict.fromkeys(pools, threads)
     with config.set({"distributed.nanny.pre-spawn-environ": environment}):
         # LocalCluster would give every worker the same resources.

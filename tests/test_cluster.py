@@ -28,7 +28,7 @@ if __name__ == "__main__":
         for address, worker in sorted(client.scheduler_info(n_workers=-1)["workers"].items()):
             print(address.rpartition(":")[0], sorted(worker["resources"]))
         pin = {"movie": 1}
-        print("pool", client.submit(os.environ.get, "NUMBA_NUM_THREADS", resources=pin).result())
+        print("pool", client.submit(os.environ.get, "OMP_NUM_THREADS", resources=pin).result(), "NUMBA_NUM_THREADS" in os.environ)
         with open_scheduler(client.scheduler.address, []) as other:
             print("attached", other.submit(sum, (1, 2), resources=pin).result())
 """
@@ -61,6 +61,7 @@ def test_a_local_cluster_is_private_declares_its_modalities_and_ends_in_silence(
     assert sorted(lines[1:3]) == ["tcp://127.0.0.1 ['movie']", "tcp://127.0.0.1 ['tag', 'user']"]
     assert lines[3].startswith("pool ")
     assert int(lines[3].split()[1]) >= 1
+    assert lines[3].split()[2] == "False"  # Numba here could compile nothing more, were it set
     assert lines[4:] == [
         "attached 3",
     ]

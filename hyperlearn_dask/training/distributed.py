@@ -23,6 +23,7 @@ from distributed import Client, get_worker
 
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_graph, read_indptr, read_relation, unit_digests
@@ -108,6 +109,7 @@ _busy = threading.Lock()
 
 def _run(topic: str, name: str, data: tuple[Any, ...], step: Callable[..., Any], *args: Any) -> Any:
     load, *what = data
+    kernels.limit_threads(get_worker().state.nthreads)
     with _busy:
         began = time.perf_counter()
         result = step(load(*what), *args)

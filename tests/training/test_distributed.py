@@ -1,5 +1,6 @@
 """Training on worker processes gives the factors of training in this process."""
 
+import numba
 import numpy as np
 import pytest
 
@@ -7,6 +8,8 @@ from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+from hyperlearn_dask.training.distributed import DaskExecutor
+from hyperlearn_dask.training.executor import Setting
 from hyperlearn_dask.training.fit import fit
 
 from .made_up import SIZES, two_relations, two_relations_problem
@@ -37,6 +40,20 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers)
             assert_same_factors(there, here)
             assert [r.objective for r in reports] == pytest.approx([h["objective"] for h in here.history])
             assert any(name.startswith("solve-a") for r in reports for name in r.seconds_by)
+
+
+def test_a_step_uses_the_threads_of_its_worker(stored):
+    with open_scheduler("local", list(SIZES), workers=2) as client:
+        problem, _ = two_relations_problem(stored)
+        setting = Setting("float64", {name: term.offset for name, term in problem.terms.items()}, {})
+        executor = DaskExecutor(client, stored, setting)
+        used = executor.gather(executor.at_modality("threads", "a", _threads))
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        assert used == min(min(w["nthreads"] for w in workers), numba.config.NUMBA_NUM_THREADS)
+
+
+def _threads(_):
+    return numba.get_num_threads()
 
 
 def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too():

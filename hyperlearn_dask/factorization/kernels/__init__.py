@@ -9,10 +9,19 @@ from __future__ import annotations
 from hyperlearn_dask.factorization.kernels.cpu import (
     context_equations,
     group_by_row,
+    limit_threads,
     line,
     mttkrp,
     normal_equations,
     solve_rows,
 )
 
-__all__ = ["context_equations", "group_by_row", "line", "mttkrp", "normal_equations", "solve_rows"]
+__all__ = [
+    "context_equations",
+    "group_by_row",
+    "limit_threads",
+    "line",
+    "mttkrp",
+    "normal_equations",
+    "solve_rows",
+]

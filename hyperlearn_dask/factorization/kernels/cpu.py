@@ -135,6 +135,11 @@ def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight:
     return np.asarray(_line(coords, values, matrices, directions, weight, _thread_bounds(tensor)).sum(axis=0))
 
 
+def limit_threads(count: int) -> None:
+    """Let the kernels that are called from this thread use at most so many threads."""
+    numba.set_num_threads(max(1, min(count, numba.config.NUMBA_NUM_THREADS)))
+
+
 def group_by_row(tensor: SparseTensor, mode: int) -> tuple[np.ndarray, np.ndarray]:
     """The entries grouped by their row in a mode: what :func:`normal_equations` walks along."""
     index = tensor.coords[mode]
