@@ -16,6 +16,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.tensor import Hypergraph
+from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.use import rank as ranking
@@ -36,7 +37,8 @@ class HyperLearn:
         couples.
     relations
         Settings per relation, by name: a mapping with any of ``absent`` ("zero", "unknown"),
-        ``weight``, ``interactions`` and ``offset`` (a number or "mean"). Others keep their defaults.
+        ``weight``, ``interactions``, ``offset`` (a number or "mean"), ``target`` (the modality that is ranked) and
+        ``evidence`` (true: rank it by local evidence as well). Others keep their defaults.
     graph_weight
         mu, for all modalities that have a graph or by modality.
     ridge, schedule, sweeps, tolerance, start, seed, dtype
@@ -127,8 +129,12 @@ class HyperLearn:
                 save_hypergraph(hypergraph, path)
                 return self.fit(open_hypergraph(path), client=client, on_sweep=on_sweep)
         training = self._training()
-        problem = problem_of(hypergraph, self._terms(hypergraph), training, self._graph_weights(hypergraph))
-        self._model = fit(hypergraph, problem, training, client=client, on_sweep=on_sweep)
+        terms = self._terms(hypergraph)
+        problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
+        targets = {name: term.target for name, term in terms.items() if term.target is not None}
+        model = fit(hypergraph, problem, training, targets=targets, client=client, on_sweep=on_sweep)
+        ranked = [name for name, term in terms.items() if term.evidence]
+        self._model = add_evidence(model, hypergraph, ranked, training)
         return self
 
     @property

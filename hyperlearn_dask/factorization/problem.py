@@ -30,6 +30,7 @@ class TermSettings:
     offset: float | Literal["mean"] = 0.0
     target: str | None = None
     absent_weight: float = 1.0
+    evidence: bool = False
 
 
 @dataclass(frozen=True, eq=False)
