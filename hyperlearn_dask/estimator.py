@@ -37,7 +37,7 @@ class HyperLearn:
         couples.
     relations
         Settings per relation, by name: a mapping with any of ``absent`` ("zero", "unknown"),
-        ``weight``, ``interactions``, ``offset`` (a number or "mean"), ``target`` (the modality that is ranked) and
+        ``weight``, ``interactions``, ``offset`` (a number or "mean"), ``target`` (what is ranked) and
         ``evidence`` (true: rank it by local evidence as well). Others keep their defaults.
     graph_weight
         mu, for all modalities that have a graph or by modality.

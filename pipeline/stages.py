@@ -266,7 +266,9 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     weighted = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph and s.graph.weight > 0}
     needed = [f"modalities/{m}" for m in dataset.modalities]
     needed += [f"relations/{p}" for p in dataset.relations]
-    needed += [f"graphs/{m}" for m, s in dataset.modalities.items() if m in weighted or (s.graph and m in voting)]
+    needed += [
+        f"graphs/{m}" for m, s in dataset.modalities.items() if m in weighted or (s.graph and m in voting)
+    ]
     for unit in needed:
         if unit not in digests:
             stage = "graph" if unit.startswith("graphs/") else "ingest"

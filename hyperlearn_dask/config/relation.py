@@ -47,7 +47,7 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
         value=value,
         duplicates=section.choice("duplicates", Duplicates, RelationSpec.duplicates),
         test=test,
-        target=_read_target(section, columns, absent, evidence, ranked and test is not None),
+        target=_read_target(section, columns, absent, evidence and ranked, ranked and test is not None),
         unseen=section.choice("unseen", Unseen, RelationSpec.unseen),
         absent=absent,
         absent_weight=section.number("absent_weight", RelationSpec.absent_weight, above=0),

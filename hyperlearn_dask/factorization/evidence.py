@@ -2,9 +2,9 @@
 
 Factors smooth that away. So the score of a target t in a context c becomes
 
-    w_0 z(c, t) + sum_k w_k e_k(c, t)
+    w_0 asinh z(c, t) + sum_k w_k log(1 + e_k(c, t) / e_0)
 
-with z the factor score, standardised over the targets of a context (mean 0, deviation 1), and terms e_k
+with z the factor score, standardised over the targets of a context (mean 0, deviation 1), and shares e_k
 that are sparse products with the training relation X:
 
 - *counts*: the share of t among the hyperedges of an entity of the context, or of a pair of them where
@@ -13,6 +13,10 @@ that are sparse products with the training relation X:
 - *votes*: the mean of these shares over an entity's neighbours in its graph, (I - L) X with rows of
   sum 1: one step of the multi-graph convolution, applied to the relation itself.
 - *popularity*: the share of t among all hyperedges.
+
+The logarithms (asinh is one, on both sides of 0) are there because the weights come from a softmax: it
+takes sums of logarithms for products of shares, but a share itself, or a score 50 deviations above the
+mean, would decide alone. e_0 = 1/1000 is the share below which evidence fades away.
 
 The weights are learned by :mod:`hyperlearn_dask.training.evidence`.
 """
@@ -30,6 +34,7 @@ from hyperlearn_dask.hypergraph.tensor import Graph, Relation
 
 FACTORS = "factors"
 POPULARITY = "popularity"
+FAINT = 1e-3  # e_0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +57,7 @@ class Shares:
         code = _code([np.asarray(context[m]) for m in self.modalities], self.sizes)
         place = np.minimum(np.searchsorted(self.keys, code), len(self.keys) - 1)
         there = np.flatnonzero(self.keys[place] == code)
-        pick = sp.csr_array(
-            (np.ones(len(there)), (there, place[there])), shape=(length, len(self.keys))
-        )
+        pick = sp.csr_array((np.ones(len(there)), (there, place[there])), shape=(length, len(self.keys)))
         return sp.csr_array(pick @ self.table)
 
 
@@ -78,8 +81,8 @@ class Evidence:
         """The targets (bool) that have a hyperedge at all."""
         return self.popularity > 0
 
-    def terms(self, context: Mapping[str, np.ndarray]) -> Iterator[tuple[str, sp.csr_array]]:
-        """The sparse terms (contexts x targets) of a batch of contexts, by name and without weights."""
+    def found(self, context: Mapping[str, np.ndarray]) -> Iterator[tuple[str, sp.csr_array]]:
+        """The sparse shares (contexts x targets) of a batch of contexts, by name."""
         length = max((len(v) for v in context.values()), default=1)
         single = [s for s in self.shares if len(s.modalities) == 1]
         for shares in self.shares:
@@ -99,20 +102,29 @@ class Evidence:
         return sp.csr_array(pick @ votes @ shares.table)
 
     def standardised(self, scores: np.ndarray) -> np.ndarray:
-        """Factor scores (contexts x targets) with mean 0 and deviation 1 over the targets seen."""
+        """z: factor scores (contexts x targets) with mean 0 and deviation 1 over the targets seen."""
         seen = scores[:, self.seen]
         deviation = seen.std(axis=1, keepdims=True)
         difference = scores - seen.mean(axis=1, keepdims=True)
         return np.divide(difference, deviation, out=np.zeros_like(difference), where=deviation > 0)
 
+    def terms(
+        self, scores: np.ndarray, context: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, np.ndarray | sp.csr_array]]:
+        """What is weighed, by name: (contexts x targets), popularity (targets,); ``scores``: the factors'."""
+        yield FACTORS, np.arcsinh(self.standardised(scores))
+        yield POPULARITY, np.log1p(self.popularity / FAINT)
+        for name, shares in self.found(context):
+            shares.data = np.log1p(shares.data / FAINT)
+            yield name, shares
+
     def parts(
         self, scores: np.ndarray, context: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[str, np.ndarray]]:
         """What each term adds (contexts x targets, by name) to the score of a batch of contexts."""
-        yield FACTORS, self.weights[FACTORS] * self.standardised(scores)
-        yield POPULARITY, np.broadcast_to(self.weights[POPULARITY] * self.popularity, scores.shape)
-        for name, term in self.terms(context):
-            yield name, self.weights[name] * term.toarray()
+        for name, term in self.terms(scores, context):
+            dense = np.broadcast_to(term, scores.shape) if isinstance(term, np.ndarray) else term.toarray()
+            yield name, self.weights[name] * dense
 
 
 def gather_evidence(relation: Relation, target: str, graphs: Mapping[str, Graph]) -> Evidence:

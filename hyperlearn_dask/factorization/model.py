@@ -101,7 +101,7 @@ class Model:
             yield from evidence.parts(scores, context)
 
     def ranking_scores(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Scores (contexts x targets) to rank by: :meth:`score_targets`, joined with local evidence if any."""
+        """Scores (contexts x targets) to rank by: :meth:`score_targets`, with local evidence if any."""
         parts = (part for _, part in self.ranking_parts(relation, target, context))
         total = next(parts)
         for part in parts:

@@ -102,7 +102,10 @@ def open_model(path: str | Path) -> Model:
     evidence = {}
     if "evidence" in root:
         for name in child_group(root, "evidence").group_keys():
-            evidence[name] = _read_evidence(child_group(root, f"evidence/{name}"))
+            try:
+                evidence[name] = _read_evidence(child_group(root, f"evidence/{name}"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise _damaged(path, f"the local evidence of relation '{name}' is not whole") from error
     return Model(problem, modalities, factors, informed, targets, history, draws or None, evidence)
 
 
@@ -179,7 +182,8 @@ def _read_evidence(group: zarr.Group) -> Evidence:
         ballots = child_group(group, "votes")
         votes = {modality: _read_table(child_group(ballots, modality)) for modality in ballots.group_keys()}
     own: dict[str, Any] = group.attrs.asdict()
-    return Evidence(own["target"], read_array(group, "popularity"), tuple(shares), votes, dict(own["weights"]))
+    popularity = read_array(group, "popularity")
+    return Evidence(own["target"], popularity, tuple(shares), votes, dict(own["weights"]))
 
 
 def _write_table(group: zarr.Group, table: sp.csr_array) -> None:

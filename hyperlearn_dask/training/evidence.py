@@ -4,7 +4,7 @@ A random tenth of a relation's training hyperedges is held out. A second, shorte
 gives factor scores, the rest itself the terms of :mod:`hyperlearn_dask.factorization.evidence`, and the
 weights, not negative, maximise the likelihood of the held-out targets t in their contexts c:
 
-    sum_(c,t) log softmax_t(w_0 z(c, .) + sum_k w_k e_k(c, .)),
+    sum_(c,t) log softmax_t(w_0 asinh z(c, .) + sum_k w_k log(1 + e_k(c, .) / e_0)),
 
 over all targets but the others known for c. The final terms have every training hyperedge. Graphs are
 taken as they are: one that was built from the relation itself (a feature of ``kind = "relation"``) has
@@ -96,7 +96,7 @@ def learn_weights(
         _Batch(model, evidence, relation, tuples[start : start + _ROWS], columns)
         for start in range(0, tuples.nnz, _ROWS)
     ]
-    names = [FACTORS, POPULARITY, *(name for name, _ in evidence.terms({}))]
+    names = [FACTORS, POPULARITY, *(name for name, _ in evidence.found({}))]
     if not batches:
         return {name: float(name == FACTORS) for name in names}
     # In units of each term's spread, so that one step length suits them all.
@@ -131,11 +131,12 @@ class _Batch:
         mode = relation.modalities.index(evidence.target)
         context = {m: c for m, c in zip(relation.modalities, tuples.coords) if m != evidence.target}
         scores = model.score_targets(relation.name, evidence.target, context)
+        (_, factors), (_, popularity), *others = evidence.terms(scores, context)
         # Row after row, as positions count.
-        self.factors = evidence.standardised(scores)[:, columns].astype(np.float32, order="C")
-        self.popularity = evidence.popularity[columns]
-        # Each term as positions in the flattened batch, and values there.
-        self.terms = [_entries(term[:, columns]) for _, term in evidence.terms(context)]
+        self.factors = factors[:, columns].astype(np.float32, order="C")
+        self.popularity = popularity[columns]
+        # Each sparse term as positions in the flattened batch, and values there.
+        self.terms = [_entries(term[:, columns]) for _, term in others]
         answer = np.searchsorted(columns, tuples.coords[mode])
         self.answers = np.arange(tuples.nnz) * len(columns) + answer
         self.hidden, _ = _entries(_others_known(relation, mode, tuples)[:, columns])

@@ -32,8 +32,9 @@ class Ranking:
     """The best answers to a question, best first.
 
     ``given``: the labels of what was given, per modality; ``relations``: which relations answered.
-    Scores are a relation's own values (with local evidence, weighted sums of it) if one answered, sums of standard scores (mean 0, deviation 1
-    over the targets) if several did, cosines in an answer of :func:`similar`.
+    Scores are a relation's own values if one answered (weighted sums where it has local evidence), sums
+    of standard scores (mean 0, deviation 1 over the targets) if several did, cosines in an answer of
+    :func:`similar`.
     """
 
     modality: str

@@ -29,7 +29,7 @@ TRAINING = TrainingSpec(groups={"all": 3}, sweeps=5, seed=4)
 
 
 def hypergraph_of(rows: np.ndarray, shape: tuple[int, ...], graphs: dict[str, Graph]) -> Hypergraph:
-    """One relation, ``joins``, of modalities a, b, c …, whose last is the target; the rows' first third tests."""
+    """One relation, ``joins``, of modalities a, b, c …, the last the target; a third tests."""
     names = "abcdef"[: len(shape)]
     rows = np.unique(rows, axis=0)
     kept = np.random.default_rng(0).random(len(rows)) < 2 / 3
@@ -84,14 +84,15 @@ def test_terms_equal_the_loops(order: int) -> None:
     voters = [j for j in range(shape[0]) if (rows[:, 0] == j).any()]
     votes = np.zeros((len(contexts), shape[-1]))
     for number, (entity, *_) in enumerate(contexts):
-        total = sum(weights[entity, j] for j in voters)
+        near = {j: weights[entity, j] for j in voters}
+        total = sum(near.values())
         if entity >= 0 and total > 0:
             for t in range(shape[-1]):
-                votes[number, t] = sum(weights[entity, j] * share(rows, (0,), (j,), t) for j in voters) / total
+                votes[number, t] = sum(w * share(rows, (0,), (j,), t) for j, w in near.items()) / total
     expected["neighbours of a"] = votes
 
     evidence = gather_evidence(relation, names[-1], hypergraph.graphs)
-    terms = dict(evidence.terms({m: contexts[:, k] for k, m in enumerate(names[:-1])}))
+    terms = dict(evidence.found({m: contexts[:, k] for k, m in enumerate(names[:-1])}))
     assert list(terms) == list(expected)
     for name, term in terms.items():
         np.testing.assert_allclose(term.toarray(), expected[name], atol=1e-12, err_msg=name)
@@ -101,9 +102,21 @@ def test_terms_equal_the_loops(order: int) -> None:
 def test_what_is_not_given_adds_nothing() -> None:
     hypergraph = random_hypergraph(3)
     evidence = gather_evidence(hypergraph.relations["joins"], "c", hypergraph.graphs)
-    terms = dict(evidence.terms({"b": np.array([1, 2])}))
+    terms = dict(evidence.found({"b": np.array([1, 2])}))
     assert not terms["counts of a"].nnz and not terms["neighbours of a"].nnz
     assert terms["counts of b"].nnz
+
+
+def test_the_score_is_the_weighted_sum_of_logarithms() -> None:
+    hypergraph = random_hypergraph(3)
+    model = add_evidence(trained(hypergraph), hypergraph, ["joins"], TRAINING)
+    evidence, context = model.evidence["joins"], {"a": np.array([1, 4]), "b": np.array([2, -1])}
+    z = evidence.standardised(model.score_targets("joins", "c", context))
+    expected = evidence.weights["factors"] * np.arcsinh(z)
+    expected += evidence.weights["popularity"] * np.log(1 + 1000 * evidence.popularity)
+    for name, shares in evidence.found(context):
+        expected += evidence.weights[name] * np.log(1 + 1000 * shares.toarray())
+    np.testing.assert_allclose(model.ranking_scores("joins", "c", context), expected)
 
 
 def test_a_constant_factor_score_counts_nothing() -> None:
@@ -141,7 +154,7 @@ def test_the_term_that_informs_gets_the_weight(by_graph: bool) -> None:
     weights = better.evidence["joins"].weights
     assert all(weight >= 0 for weight in weights.values())
     informs = "neighbours of a" if by_graph else "counts of a"
-    assert weights[informs] > 3 * max(weights["counts of b"], 0.5)
+    assert weights[informs] > 0.5 + 3 * weights["counts of b"]
 
     relation = hypergraph.relations["joins"]
     before = ranking_metrics(filtered_ranks(relation, "c", lambda c: model.score_targets("joins", "c", c)))
