@@ -209,3 +209,23 @@ def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
     assert "Traceback" not in rest
     assert [path.name for path in out.iterdir()] == ["hypergraph.zarr"]
     assert set(made(hyperlearn("run", film_club, "--out", out, "--json"))) == {"train", "evaluate"}
+
+
+def test_evidence_switched_on_is_learned_and_explains_answers(
+    hyperlearn: Run, again: Callable[..., Ended], finished_copy: Path, edit: Edit
+) -> None:
+    file, out = finished_copy / "club" / "dataset.toml", finished_copy / "out"
+    asked = ("query", out, "tag", "--given", "movie=Movie 4", "--json")
+    assert all("why" not in row for row in hyperlearn(*asked).document["rows"])
+    edit(file, 'target = "tag"', 'target = "tag"\nevidence = true')
+    assert made(again()) == {
+        "train": ["relations.tagged.target is new; relations.tagged.evidence is new"],
+        "evaluate": ["the model changed"],
+    }
+    assert made(again()) == {}
+    rows = hyperlearn(*asked, "--explain").document["rows"]
+    for row in rows:
+        assert list(row["why"]) == ["factors", "popularity", "neighbours of movie"]
+        assert sum(row["why"].values()) == pytest.approx(row["score"])
+    table = hyperlearn(*asked[:-1], "--explain")
+    assert "neighbours of movie" in table.out
