@@ -28,6 +28,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.ingest import ingest
 from hyperlearn_dask.hypergraph.store import open_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation
+from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.use.evaluate import evaluate, filtered_ranks, ranking_metrics, rating_metrics
 
@@ -125,6 +126,8 @@ def our_rows(name: str, title: str, dataset: Dataset, hypergraph: Hypergraph, se
         begin = time.perf_counter()
         problem = problem_of(hypergraph, dataset.relations, training, weights)
         model = fit(hypergraph, problem, training, targets=targets)
+        ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
+        model = add_evidence(model, hypergraph, ranked, training)
         seconds.append(time.perf_counter() - begin)
         sweeps.append(len(model.history))
         metrics = evaluate(model, hypergraph)

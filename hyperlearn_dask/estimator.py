@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.config import TrainingSpec, training_from
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.use import rank as ranking
@@ -35,11 +36,12 @@ class HyperLearn:
         Columns per group, by name; a relation's ``interactions`` say which of its modalities a group
         couples.
     relations
-        Settings per relation, by name: a mapping with any of ``absent`` ("zero", "unknown"),
-        ``weight``, ``interactions`` and ``offset`` (a number or "mean"). Others keep their defaults.
+        Settings per relation, by name: a mapping with any of ``absent`` ("zero", "unknown", "context"),
+        ``weight``, ``interactions``, ``offset`` (a number or "mean"), ``target`` (what is ranked) and
+        ``evidence`` (true: rank it by local evidence as well). Others keep their defaults.
     graph_weight
         mu, for all modalities that have a graph or by modality.
-    ridge, schedule, sweeps, tolerance, start, seed, dtype
+    ridge, schedule, sweeps, tolerance, start, seed, dtype, draws, burn_in
         See :class:`hyperlearn_dask.config.TrainingSpec`.
 
     Attributes
@@ -77,6 +79,8 @@ class HyperLearn:
         start: Literal["auto", "clustered", "random"] = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float64",
+        draws: int = 0,
+        burn_in: int = 20,
     ) -> None:
         # ``rank`` is a question to the model as well, so parameters live apart from the methods.
         self._params: dict[str, Any] = {
@@ -91,6 +95,8 @@ class HyperLearn:
             "start": start,
             "seed": seed,
             "dtype": dtype,
+            "draws": draws,
+            "burn_in": burn_in,
         }
         self._model: Model | None = None
 
@@ -127,8 +133,12 @@ class HyperLearn:
                 save_hypergraph(hypergraph, path)
                 return self.fit(open_hypergraph(path), client=client, on_sweep=on_sweep)
         training = self._training()
-        problem = problem_of(hypergraph, self._terms(hypergraph), training, self._graph_weights(hypergraph))
-        self._model = fit(hypergraph, problem, training, client=client, on_sweep=on_sweep)
+        terms = self._terms(hypergraph)
+        problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
+        targets = {name: term.target for name, term in terms.items() if term.target is not None}
+        model = fit(hypergraph, problem, training, targets=targets, client=client, on_sweep=on_sweep)
+        ranked = [name for name, term in terms.items() if term.evidence]
+        self._model = add_evidence(model, hypergraph, ranked, training)
         return self
 
     @property
@@ -166,17 +176,11 @@ class HyperLearn:
         return ranking.similar(self.model_, modality, entity, top)
 
     def _training(self) -> TrainingSpec:
-        p = self._params
-        return TrainingSpec(
-            groups=dict(p["groups"]) if p["groups"] is not None else {"all": p["rank"]},
-            schedule=p["schedule"],
-            sweeps=p["sweeps"],
-            tolerance=p["tolerance"],
-            ridge=p["ridge"],
-            start=p["start"],
-            seed=p["seed"],
-            dtype=p["dtype"],
-        )
+        names = [field.name for field in dataclasses.fields(TrainingSpec)]
+        columns = {"rank": self._params["rank"]} if self._params["groups"] is None else {}
+        # Checked by the same rules as a dataset.toml.
+        given = {name: self._params[name] for name in names if self._params[name] is not None}
+        return training_from(columns | given)
 
     def _terms(self, hypergraph: Hypergraph) -> dict[str, TermSettings]:
         given = self._params["relations"] or {}

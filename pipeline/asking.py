@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,9 +26,16 @@ if TYPE_CHECKING:
 )
 @click.option("--relation", metavar="NAME", help="The relation that shall answer; else those that can.")
 @top_option
+@click.option("--explain", is_flag=True, help="Tell what makes up each score.")
 @json_option
 def query(
-    model: Path, target: str, given: dict[str, str], relation: str | None, top: int, as_json: bool
+    model: Path,
+    target: str,
+    given: dict[str, str],
+    relation: str | None,
+    top: int,
+    explain: bool,
+    as_json: bool,
 ) -> None:
     """Ask which entities of the modality TARGET go best with what is given.
 
@@ -46,9 +52,9 @@ def query(
 
     ranking = rank(open_model(model_path(model)), target, given, relation=relation, top=top)
     if as_json:
-        display.print_json(dataclasses.asdict(ranking))
+        display.print_json(display.ranking_json(ranking, explain=explain))
     else:
-        display.show_ranking(display.console(), ranking)
+        display.show_ranking(display.console(), ranking, explain=explain)
 
 
 @click.command()
@@ -72,7 +78,7 @@ def similar(model: Path, modality: str, entity: str, top: int, as_json: bool) ->
 
     ranking = nearest(open_model(model_path(model)), modality, entity, top)
     if as_json:
-        display.print_json(dataclasses.asdict(ranking))
+        display.print_json(display.ranking_json(ranking))
     else:
         display.show_ranking(display.console(), ranking)
 

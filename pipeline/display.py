@@ -146,12 +146,25 @@ def show_seconds(page: Console, reports: Sequence[StageReport]) -> None:
     _table(page, ["where the time went", "seconds"], rows)
 
 
-def show_ranking(page: Console, ranking: Ranking) -> None:
-    """Answers, best first."""
+def ranking_json(ranking: Ranking, *, explain: bool = False) -> dict[str, Any]:
+    """Answers as plain values; what makes up their scores only if that is to be explained."""
+    document = dataclasses.asdict(ranking)
+    for row in document["rows"]:
+        if not explain:
+            del row["why"]
+    return document
+
+
+def show_ranking(page: Console, ranking: Ranking, *, explain: bool = False) -> None:
+    """Answers, best first; if that is to be explained, with a column per part of the score."""
     given = ", ".join(f"{modality} {label}" for modality, label in ranking.given.items())
     by = f" (by {', '.join(ranking.relations)})" if ranking.relations else ""
-    rows = [[number, row.label, f"{row.score:.4f}"] for number, row in enumerate(ranking.rows, 1)]
-    _table(page, ["", f"{ranking.modality} for {given}{by}", "score"], rows)
+    parts = list(ranking.rows[0].why) if explain and ranking.rows else []
+    rows = [
+        [number, row.label, f"{row.score:.4f}", *(f"{row.why[part]:.4f}" for part in parts)]
+        for number, row in enumerate(ranking.rows, 1)
+    ]
+    _table(page, ["", f"{ranking.modality} for {given}{by}", "score", *parts], rows)
 
 
 def show_summary(page: Console, found: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
 from hyperlearn_dask.training.checkpoint import Checkpoints
+from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.use.evaluate import evaluate
@@ -39,7 +40,7 @@ METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints"  # of an unfinished training
 
 # Settings of a relation that are in the digest of its unit, or that only evaluation and queries use.
-_NOT_TRAINED_ON = {"name", "table", "columns", "value", "duplicates", "test", "unseen", "target"}
+_NOT_TRAINED_ON = {"name", "table", "columns", "value", "duplicates", "test", "unseen", "target", "evidence"}
 
 _REASONS_SHOWN = 3
 
@@ -165,6 +166,10 @@ def train_stage(job: Job) -> StageReport:
             on_sweep=on_sweep,
             checkpoints=checkpoints,
         )
+    ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
+    if ranked:
+        job.tell(f"weighing local evidence for {', '.join(ranked)}")
+    model = add_evidence(model, hypergraph, ranked, dataset.training)
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()
     why = "no model yet" if before is None else _changes(before["asked"], asked)
@@ -274,10 +279,13 @@ def _sources(dataset: Dataset, unit: str) -> str:
 def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, Any]:
     """All that the factors follow from, by name: digests of data, and settings."""
     asked: dict[str, Any] = {}
+    voting = {m for relation in dataset.relations.values() if relation.evidence for m in relation.columns}
     weighted = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph and s.graph.weight > 0}
     needed = [f"modalities/{m}" for m in dataset.modalities]
     needed += [f"relations/{p}" for p in dataset.relations]
-    needed += [f"graphs/{m}" for m in weighted]
+    needed += [
+        f"graphs/{m}" for m, s in dataset.modalities.items() if m in weighted or (s.graph and m in voting)
+    ]
     for unit in needed:
         if unit not in digests:
             stage = "graph" if unit.startswith("graphs/") else "ingest"
@@ -289,8 +297,10 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
         for field_ in dataclasses.fields(relation):
             if field_.name not in _NOT_TRAINED_ON:
                 asked[f"relations.{name}.{field_.name}"] = getattr(relation, field_.name)
-        if relation.absent == "context":
+        if relation.absent == "context" or relation.evidence:
             asked[f"relations.{name}.target"] = relation.target
+        if relation.evidence:
+            asked[f"relations.{name}.evidence"] = True
     for setting, value in dataclasses.asdict(dataset.training).items():
         asked[f"training.{setting}"] = value
     # As it comes back from a store: tuples are lists there.

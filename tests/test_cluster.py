@@ -28,7 +28,8 @@ if __name__ == "__main__":
         for address, worker in sorted(client.scheduler_info(n_workers=-1)["workers"].items()):
             print(address.rpartition(":")[0], sorted(worker["resources"]))
         pin = {"movie": 1}
-        print("pool", client.submit(os.environ.get, "OMP_NUM_THREADS", resources=pin).result(), "NUMBA_NUM_THREADS" in os.environ)
+        pool = client.submit(os.environ.get, "OMP_NUM_THREADS", resources=pin).result()
+        print("pool", pool, "NUMBA_NUM_THREADS" in os.environ)
         with open_scheduler(client.scheduler.address, []) as other:
             print("attached", other.submit(sum, (1, 2), resources=pin).result())
 """

@@ -173,6 +173,8 @@ def _read_training(section: Section) -> TrainingSpec:
         seed=section.integer("seed", usual.seed, at_least=0),
         dtype=section.choice("dtype", Dtype, usual.dtype),
     )
+    if training.draws and training.ridge == 0:
+        section.wrong("posterior draws need a ridge above 0: without it the posterior has no bounds", "draws")
     section.close()
     return training
 

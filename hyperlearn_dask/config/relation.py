@@ -38,7 +38,8 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
     if ranked:
         section.refuse('has a meaning with absent = "unknown" only', "offset")
     elif right:
-        section.refuse('has no meaning with absent = "unknown"', "absent_weight")
+        section.refuse('has no meaning with absent = "unknown"', "absent_weight", "evidence")
+    evidence = section.flag("evidence", RelationSpec.evidence)
     spec = RelationSpec(
         name=name,
         table=table,
@@ -46,13 +47,14 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
         value=value,
         duplicates=section.choice("duplicates", Duplicates, RelationSpec.duplicates),
         test=test,
-        target=_read_target(section, columns, absent, ranked and test is not None),
+        target=_read_target(section, columns, absent, evidence and ranked, ranked and test is not None),
         unseen=section.choice("unseen", Unseen, RelationSpec.unseen),
         absent=absent,
         absent_weight=section.number("absent_weight", RelationSpec.absent_weight, above=0),
         weight=section.number("weight", RelationSpec.weight),
         interactions=_read_interactions(section, tuple(columns)),
         offset=RelationSpec.offset if ranked else _read_offset(section),
+        evidence=evidence,
     )
     section.close()
     return spec
@@ -123,11 +125,13 @@ def _read_column(table: Section, modality: str, numbered: bool | None) -> Column
 
 
 def _read_target(
-    section: Section, columns: Mapping[str, ColumnSpec], absent: Absent, tested: bool
+    section: Section, columns: Mapping[str, ColumnSpec], absent: Absent, evidence: bool, tested: bool
 ) -> str | None:
     when = f'with {"a test and " if absent == "zero" else ""}absent = "{absent}"'
+    if evidence:
+        when = "with evidence"
     missing = f"missing; {when} it names what is ranked ({', '.join(columns)})"
-    target = section.text("target", missing if tested or absent == "context" else None)
+    target = section.text("target", missing if tested or evidence or absent == "context" else None)
     if target is not None and columns and target not in columns:
         section.wrong(
             unknown(f"the relation has no modality '{target}'", target, columns), "target", at_odds=True

@@ -149,6 +149,14 @@ class Section:
             return default
         return value
 
+    def flag(self, key: str, default: bool) -> bool:
+        """``true`` or ``false``."""
+        value = self.take(key)
+        if value is None or isinstance(value, bool):
+            return default if value is None else value
+        self.wrong(f"expected true or false, without quotes, got {shown(value)}", key)
+        return default
+
     def number(self, key: str, default: float, *, above: float | None = None) -> float:
         """A finite number of at least 0, or ``above`` a bound."""
         value = self.take(key)

@@ -100,6 +100,7 @@ class RelationSpec:
     weight: float = 1.0  # lambda_p
     interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
     offset: float | Literal["mean"] = 0.0  # subtracted from the values; only with absent = "unknown"
+    evidence: bool = False  # rank the target by local evidence as well; not with absent = "unknown"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.evidence import FACTORS, Evidence
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
 
@@ -23,7 +24,8 @@ class Model:
     something about (a hyperedge or a graph neighbour); all others are scored by the mean row.
     ``targets``: the modality each relation ranks, where its settings name one. ``history``: one dict
     of numbers per sweep. ``draws``: posterior draws of the factors (draws x entities x rank), where
-    training made some: values and scores are then means over them.
+    training made some: values and scores are then means over them. ``evidence``: the local evidence
+    of a relation for its target, where its settings ask for it.
     """
 
     problem: Problem
@@ -33,6 +35,7 @@ class Model:
     targets: dict[str, str] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     draws: dict[str, np.ndarray] | None = None
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
 
     def each_draw(self) -> Iterator[Model]:
         """One model per posterior draw; the model itself where there are none."""
@@ -85,6 +88,25 @@ class Model:
         stand for the mean row. Targets that training knew nothing about score with their own row.
         """
         return self._mean(model._score_targets(relation, target, context) for model in self.each_draw())
+
+    def ranking_parts(
+        self, relation: str, target: str, context: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """What makes up :meth:`ranking_scores`: arrays (contexts x targets) by name, read only."""
+        scores = self.score_targets(relation, target, context)
+        evidence = self.evidence.get(relation)
+        if evidence is None or evidence.target != target:
+            yield FACTORS, scores
+        else:
+            yield from evidence.parts(scores, context)
+
+    def ranking_scores(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Scores (contexts x targets) to rank by: :meth:`score_targets`, with local evidence if any."""
+        parts = (part for _, part in self.ranking_parts(relation, target, context))
+        total = next(parts)
+        for part in parts:
+            total += part
+        return total
 
     @staticmethod
     def _mean(values: Iterator[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,8 @@
 ``modalities/<m>`` holds ``ids``, ``labels`` (if there are any), ``factor`` (entities x rank), ``informed``
 and, where training made some, ``draws`` (the rows of one posterior draw after the other); the root's
 attributes hold the problem, the targets, the history and what training was asked for (``fingerprint``,
-``settings``).
+``settings``). ``evidence/<p>``, where relation p has local evidence, holds ``popularity``, a group per
+table of shares (its ``keys`` and CSR arrays) and one per graph that votes; its attributes the weights.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.evidence import Evidence, Shares
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
+
+if TYPE_CHECKING:
+    import zarr
 
 FORMAT = "hyperlearn-model"
 
@@ -59,6 +65,8 @@ def save_model(model: Model, path: str | Path, *, fingerprint: str, settings: Ma
             write_array(group, "informed", model.informed[name].astype(np.uint8))
             if model.draws is not None:
                 write_array(group, "draws", model.draws[name].reshape(-1, model.problem.rank))
+        for name, evidence in model.evidence.items():
+            _write_evidence(root.create_group(f"evidence/{name}"), evidence)
 
 
 def open_model(path: str | Path) -> Model:
@@ -91,7 +99,14 @@ def open_model(path: str | Path) -> Model:
             raise _damaged(path, f"the arrays of modality '{name}' do not fit its {size} entities")
         if "draws" in group:
             draws[name] = read_array(group, "draws").reshape(-1, size, problem.rank)
-    return Model(problem, modalities, factors, informed, targets, history, draws or None)
+    evidence = {}
+    if "evidence" in root:
+        for name in child_group(root, "evidence").group_keys():
+            try:
+                evidence[name] = _read_evidence(child_group(root, f"evidence/{name}"))
+            except (KeyError, TypeError, ValueError) as error:
+                raise _damaged(path, f"the local evidence of relation '{name}' is not whole") from error
+    return Model(problem, modalities, factors, informed, targets, history, draws or None, evidence)
 
 
 def model_attrs(path: str | Path) -> dict[str, Any]:
@@ -130,6 +145,61 @@ def _rebuild(described: Mapping[str, Any]) -> Problem:
     return Problem(
         dict(described["sizes"]), groups, terms, dict(described["graph_weights"]), float(described["ridge"])
     )
+
+
+def _write_evidence(group: zarr.Group, evidence: Evidence) -> None:
+    from hyperlearn_dask.storage import write_array
+
+    group.attrs.update({"target": evidence.target, "weights": evidence.weights})
+    write_array(group, "popularity", evidence.popularity)
+    for number, shares in enumerate(evidence.shares):
+        below = group.create_group(f"shares/{number}")
+        below.attrs.update({"modalities": shares.modalities, "sizes": [int(size) for size in shares.sizes]})
+        write_array(below, "keys", shares.keys)
+        _write_table(below, shares.table)
+    for modality, votes in evidence.votes.items():
+        _write_table(group.create_group(f"votes/{modality}"), votes)
+
+
+def _read_evidence(group: zarr.Group) -> Evidence:
+    from hyperlearn_dask.storage import child_group, read_array
+
+    parts = child_group(group, "shares")
+    shares = []
+    for number in range(len(list(parts.group_keys()))):
+        below = child_group(parts, str(number))
+        attrs: dict[str, Any] = below.attrs.asdict()
+        shares.append(
+            Shares(
+                tuple(attrs["modalities"]),
+                tuple(attrs["sizes"]),
+                read_array(below, "keys"),
+                _read_table(below),
+            )
+        )
+    votes = {}
+    if "votes" in group:
+        ballots = child_group(group, "votes")
+        votes = {modality: _read_table(child_group(ballots, modality)) for modality in ballots.group_keys()}
+    own: dict[str, Any] = group.attrs.asdict()
+    popularity = read_array(group, "popularity")
+    return Evidence(own["target"], popularity, tuple(shares), votes, dict(own["weights"]))
+
+
+def _write_table(group: zarr.Group, table: sp.csr_array) -> None:
+    from hyperlearn_dask.storage import write_array
+
+    group.attrs["shape"] = [int(size) for size in table.shape]
+    for name in ("data", "indices", "indptr"):
+        write_array(group, name, getattr(table, name))
+
+
+def _read_table(group: zarr.Group) -> sp.csr_array:
+    from hyperlearn_dask.storage import read_array
+
+    arrays = tuple(read_array(group, name) for name in ("data", "indices", "indptr"))
+    shape: Any = group.attrs["shape"]
+    return sp.csr_array(arrays, shape=tuple(shape))
 
 
 def _plain(value: object) -> object:

@@ -19,6 +19,9 @@ import numpy as np
 from hyperlearn_dask.backend import Array, array_module
 from hyperlearn_dask.errors import InputError
 
+# What an absent entry of a relation can mean.
+READINGS = ("zero", "unknown", "context")
+
 
 @dataclass(frozen=True)
 class TermSettings:
@@ -30,6 +33,7 @@ class TermSettings:
     offset: float | Literal["mean"] = 0.0
     target: str | None = None
     absent_weight: float = 1.0
+    evidence: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +165,7 @@ def build_problem(
     terms = {}
     for name, modalities in relations.items():
         setting = settings.get(name, TermSettings())
+        _check(name, setting)
         interactions = setting.interactions
         if interactions is None:
             interactions = dict.fromkeys(groups, modalities)
@@ -204,3 +209,22 @@ def build_problem(
             target_mode,
         )
     return Problem(dict(sizes), dict(groups), terms, dict(graph_weights), ridge)
+
+
+def _check(name: str, setting: TermSettings) -> None:
+    """Refuse settings that make no loss."""
+    if setting.absent not in READINGS:
+        raise InputError(
+            f"'{setting.absent}' is not a choice (expected one of {', '.join(READINGS)})",
+            key=f"relations.{name}.absent",
+        )
+    if not setting.weight >= 0:
+        raise InputError(
+            f"expected a number of at least 0, got {setting.weight}", key=f"relations.{name}.weight"
+        )
+    if not setting.absent_weight > 0:
+        raise InputError(
+            f"expected a number above 0, got {setting.absent_weight}", key=f"relations.{name}.absent_weight"
+        )
+    if setting.offset != 0 and setting.absent != "unknown":
+        raise InputError('has a meaning with absent = "unknown" only', key=f"relations.{name}.offset")

@@ -72,7 +72,7 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
             figures = rating_metrics(relation.tensor.values, test.values, predicted, clip=clip)
             metrics += [Metric(name, "rating", None, key, value, test.nnz) for key, value in figures.items()]
         if target is not None:
-            scorer = partial(model.score_targets, name, target)
+            scorer = partial(model.ranking_scores, name, target)
             ranks = filtered_ranks(relation, target, scorer)
             figures = ranking_metrics(ranks)
             metrics += [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,11 +15,16 @@ from hyperlearn_dask.use.lookup import find
 
 @dataclass(frozen=True)
 class Ranked:
-    """One answer: an entity and its score."""
+    """One answer: an entity and its score.
+
+    ``why``: what makes up the score, by name: the parts of :meth:`Model.ranking_parts` if one relation
+    answered, the relations if several did. Empty in an answer of :func:`similar`.
+    """
 
     id: str
     label: str
     score: float
+    why: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -27,8 +32,9 @@ class Ranking:
     """The best answers to a question, best first.
 
     ``given``: the labels of what was given, per modality; ``relations``: which relations answered.
-    Scores are a relation's own values if one answered, sums of standard scores (mean 0, deviation 1
-    over the targets) if several did, cosines in an answer of :func:`similar`.
+    Scores are a relation's own values if one answered (weighted sums where it has local evidence), sums
+    of standard scores (mean 0, deviation 1 over the targets) if several did, cosines in an answer of
+    :func:`similar`.
     """
 
     modality: str
@@ -80,14 +86,17 @@ def rank(
     names = _answering(model, target, tuple(given), relation)
     allowed = _allowed(model, target, [find(asked, text) for text in exclude], top)
 
-    scores = np.zeros(len(asked))
+    parts: dict[str, np.ndarray] = {}
     for name in names:
         members = model.problem.terms[name].modalities
         context = {m: np.array([i]) for m, i in index.items() if m in members}
-        own = model.score_targets(name, target, context)[0]
-        scores += own if len(names) == 1 else _standardised(own, allowed)
+        if len(names) == 1:
+            parts = {part: own[0] for part, own in model.ranking_parts(name, target, context)}
+        else:
+            parts[name] = _standardised(model.ranking_scores(name, target, context)[0], allowed)
+    scores = np.sum(list(parts.values()), axis=0)
     labels = {m: model.modalities[m].label(i) for m, i in index.items()}
-    return Ranking(target, labels, names, _best(asked, scores, allowed, top))
+    return Ranking(target, labels, names, _best(asked, scores, allowed, top, parts))
 
 
 def similar(model: Model, modality: str, entity: str, top: int = 10) -> Ranking:
@@ -163,8 +172,22 @@ def _standardised(scores: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     return (scores - mean) / deviation if deviation > 0 else np.zeros_like(scores)
 
 
-def _best(modality: Modality, scores: np.ndarray, allowed: np.ndarray, top: int) -> tuple[Ranked, ...]:
-    """The allowed entities with the highest scores; equal ones in index order."""
+def _best(
+    modality: Modality,
+    scores: np.ndarray,
+    allowed: np.ndarray,
+    top: int,
+    parts: Mapping[str, np.ndarray] | None = None,
+) -> tuple[Ranked, ...]:
+    """The allowed entities with the highest scores, and why; equal ones in index order."""
     candidates = np.flatnonzero(allowed)
     order = candidates[np.argsort(-scores[candidates], kind="stable")[:top]]
-    return tuple(Ranked(str(modality.ids[i]), modality.label(int(i)), float(scores[i])) for i in order)
+    return tuple(
+        Ranked(
+            str(modality.ids[i]),
+            modality.label(int(i)),
+            float(scores[i]),
+            {name: float(part[i]) for name, part in (parts or {}).items()},
+        )
+        for i in order
+    )

@@ -277,3 +277,23 @@ def test_a_training_begins_anew_if_told_or_of_something_else(
     assert ("of other data or settings" in ended.err) == (options != ["--restart"])
     assert "sweep 1/12" in ended.err
     assert sorted(path.name for path in out.iterdir()) == ["hypergraph.zarr", "model.zarr"]
+
+
+def test_evidence_switched_on_is_learned_and_explains_answers(
+    hyperlearn: Run, again: Callable[..., Ended], finished_copy: Path, edit: Edit
+) -> None:
+    file, out = finished_copy / "club" / "dataset.toml", finished_copy / "out"
+    asked = ("query", out, "tag", "--given", "movie=Movie 4", "--json")
+    assert all("why" not in row for row in hyperlearn(*asked).document["rows"])
+    edit(file, 'target = "tag"', 'target = "tag"\nevidence = true')
+    assert made(again()) == {
+        "train": ["relations.tagged.target is new; relations.tagged.evidence is new"],
+        "evaluate": ["the model changed"],
+    }
+    assert made(again()) == {}
+    rows = hyperlearn(*asked, "--explain").document["rows"]
+    for row in rows:
+        assert list(row["why"]) == ["factors", "popularity", "neighbours of movie"]
+        assert sum(row["why"].values()) == pytest.approx(row["score"])
+    table = hyperlearn(*asked[:-1], "--explain")
+    assert "neighbours of movie" in table.out
