@@ -16,8 +16,8 @@ from hyperlearn_dask.factorization.evidence import gather_evidence
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.model_store import open_model, save_model
 from hyperlearn_dask.factorization.problem import TermSettings
-from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
 from hyperlearn_dask.training import evidence as learning
 from hyperlearn_dask.training.evidence import add_evidence, learn_weights
