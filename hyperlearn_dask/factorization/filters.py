@@ -65,9 +65,7 @@ def resolvent_coefficients(weights: np.ndarray, mu: float, tolerance: float) -> 
     z = 1 + weights / mu
     root = np.sqrt((z - 1) * (z + 1))
     rho = 1 / (z + root)
-    # 2 rho^(d+1) (z + 1) / (root (1 - rho)) <= tolerance
-    target = tolerance * root * (1 - rho) / (2 * (z + 1))
-    degree = max(1, int(np.ceil((np.log(target) / np.log(rho)).max())))
+    degree = resolvent_degree(float(weights.min()), mu, tolerance)
     power = (-rho[None, :]) ** np.arange(degree + 1)[:, None]
     coefficients = 2 / (mu * root) * power
     coefficients[0] /= 2
@@ -75,12 +73,13 @@ def resolvent_coefficients(weights: np.ndarray, mu: float, tolerance: float) -> 
 
 
 def resolvent_degree(weight: float, mu: float, tolerance: float) -> int:
-    """The degree :func:`resolvent_coefficients` would choose for the smallest weight."""
+    """The degree that :func:`resolvent_coefficients` needs for its smallest weight, and so for all."""
     z = 1 + weight / mu
     root = np.sqrt((z - 1) * (z + 1))
     rho = 1 / (z + root)
     if not rho < 1:  # w/mu below rounding
         return SILLY_DEGREE + 1
+    # 2 rho^(d+1) (z + 1) / (root (1 - rho)) <= tolerance
     target = tolerance * root * (1 - rho) / (2 * (z + 1))
     return max(1, int(np.ceil(np.log(target) / np.log(rho))))
 

@@ -87,10 +87,8 @@ class EntryShard:
             }
         products = {}
         for m in modes:
-            if m not in self._by_row:
-                self._by_row[m] = kernels.group_by_row(self.tensor, m)
             gram, right = kernels.normal_equations(
-                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *self._by_row[m]
+                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *_grouped(self, m)
             )
             products[term.modalities[m]] = Product(term.name, first[m], right, gram)
         return products
@@ -151,10 +149,8 @@ class ContextShard:
                 products[modality] = Product(term.name, 0, rows, None, whole[np.ix_(free, free)])
                 continue
             at = members.index(mode)
-            if at not in self._by_row:
-                self._by_row[at] = kernels.group_by_row(self.tensor, at)
             gram, right = kernels.context_equations(
-                self.tensor, matrices, at, free, fixed, term.background * target_gram, *self._by_row[at]
+                self.tensor, matrices, at, free, fixed, term.background * target_gram, *_grouped(self, at)
             )
             first = self.first_row if at == self.tensor.sort_mode else 0
             products[modality] = Product(term.name, first, right, gram)
@@ -234,6 +230,13 @@ def _rows(factor: Array, shard: EntryShard | ContextShard, mode: int) -> Array:
     if mode != shard.tensor.sort_mode:
         return factor
     return factor[shard.first_row : shard.first_row + shard.tensor.shape[mode]]
+
+
+def _grouped(shard: EntryShard | ContextShard, mode: int) -> tuple[np.ndarray, np.ndarray]:
+    """The shard's entries by their row in a mode, sorted once and kept between sweeps."""
+    if mode not in shard._by_row:
+        shard._by_row[mode] = kernels.group_by_row(shard.tensor, mode)
+    return shard._by_row[mode]
 
 
 def take_columns(matrix: Array, columns: np.ndarray) -> Array:
