@@ -7,7 +7,14 @@ from typing import get_args
 
 from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.section import Section, unknown
-from hyperlearn_dask.config.specs import FeatureKind, FeatureSpec, GraphSpec, Metric, TableSpec
+from hyperlearn_dask.config.specs import (
+    FeatureKind,
+    FeatureSpec,
+    GraphSpec,
+    Metric,
+    NeighbourMethod,
+    TableSpec,
+)
 
 
 def read_graph(
@@ -49,7 +56,7 @@ def _from_edges(section: Section, files: Files, weight: float) -> GraphSpec:
     )
     if spec.source and spec.source == spec.target:
         section.wrong(f"source and target are both the column '{spec.target}'", "target")
-    section.refuse("is for graphs made from features, and this one has edges", "k", "metric")
+    section.refuse("is for graphs made from features, and this one has edges", "k", "metric", "method")
     if "features" in section:
         section.take("features")  # noted already, as both
     return spec
@@ -77,6 +84,7 @@ def _from_features(
         weight=weight,
         k=section.integer("k", GraphSpec.k, at_least=1),
         metric=section.choice("metric", Metric, GraphSpec.metric),
+        method=section.choice("method", NeighbourMethod, GraphSpec.method),
         features=features,
     )
 

@@ -10,9 +10,10 @@ Absent = Literal["zero", "unknown", "context"]
 Duplicates = Literal["sum", "last", "error"]
 FeatureKind = Literal["text", "number", "category", "vector", "relation"]
 Metric = Literal["cosine", "euclidean"]
+NeighbourMethod = Literal["auto", "exact", "approximate"]
 Unseen = Literal["error", "skip"]
 Schedule = Literal["parallel", "sequential"]
-Start = Literal["auto", "clustered", "random"]
+Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
 
 
@@ -69,6 +70,7 @@ class GraphSpec:
     edge_weight: str | None = None
     k: int = 10
     metric: Metric = "cosine"
+    method: NeighbourMethod = "auto"
     features: tuple[FeatureSpec, ...] = ()
 
 
@@ -129,3 +131,13 @@ class Dataset:
     modalities: dict[str, ModalitySpec]
     relations: dict[str, RelationSpec]
     training: TrainingSpec
+
+    @property
+    def graphs_from(self) -> dict[str, tuple[str, ...]]:
+        """Per modality the relations that its graph is built from, where it is built from some."""
+        built = {
+            name: tuple(f.relation for f in modality.graph.features if f.relation is not None)
+            for name, modality in self.modalities.items()
+            if modality.graph is not None
+        }
+        return {name: relations for name, relations in built.items() if relations}

@@ -23,11 +23,15 @@ QUOTED = ("csv", "tsv")  # formats where a value in quotes may contain line ends
 
 @dataclass(frozen=True)
 class Block:
-    """Whole records of a file: its bytes from ``start``; ``row`` is the number of the first."""
+    """Whole records of a file: its bytes from ``start``.
+
+    ``row`` is the number of the first record, ``records`` how many there are, blank lines included.
+    """
 
     data: bytes
     start: int
     row: int
+    records: int
 
 
 class Rows:
@@ -77,18 +81,19 @@ def cut(file: BinaryIO, table: TableSpec, size: int) -> Iterator[Block]:
             rest = data
             size *= 2  # a record longer than a block: reading on in small steps would be quadratic
             continue
-        yield Block(data[:end], start, row)
-        row += count_records(data[:end], spans)
+        records = _count_records(data[:end], spans)
+        yield Block(data[:end], start, row, records)
+        row += records
         start, rest = start + end, data[end:]
     if rest:
         spans = _spans(rest, table)
         if spans and spans[-1][1] == len(rest) and rest[spans[-1][0] :].count(b'"') % 2:
-            opened = row + count_records(rest[: spans[-1][0]], spans[:-1])
+            opened = row + _count_records(rest[: spans[-1][0]], spans[:-1])
             raise InputError("a quote opens here that is never closed", file=table.path, row=opened)
-        yield Block(rest, start, row)
+        yield Block(rest, start, row, _count_records(rest, spans) + 1)
 
 
-def count_records(data: bytes, spans: list[tuple[int, int]]) -> int:
+def _count_records(data: bytes, spans: list[tuple[int, int]]) -> int:
     """How many records end in some bytes, blank lines included."""
     return data.count(b"\n") - sum(data.count(b"\n", *span) for span in spans)
 

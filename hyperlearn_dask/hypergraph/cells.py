@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperlearn_dask.hypergraph.blocks import not_utf8
-from hyperlearn_dask.hypergraph.tables import TNS_VALUE, Batch
+from hyperlearn_dask.hypergraph.tables import TNS_VALUE, Batch, is_text
 
 _EXACT = 2.0**53  # floats below this are exact integers
 
 
 def ids(batch: Batch, column: str) -> pa.DictionaryArray:
-    """One id per record, as a dictionary-encoded array of strings.
+    """One id per record, as a dictionary-encoded array of strings; its dictionary has no others.
 
     Integers become their decimal text and so do floats like 1762.0, the form that integer columns
     with gaps take in data frames; times are ISO 8601.
@@ -29,11 +29,12 @@ def ids(batch: Batch, column: str) -> pa.DictionaryArray:
     array = batch.columns[column]
     if _is_list(array.type):
         raise batch.wrong("expected one id, got a list of them", 0, column)
-    coded = _coded(array, batch, column)
-    empty = pc.index(coded.dictionary, "").as_py()
-    first = _first_null(coded.indices) if empty < 0 else _first(coded.indices, empty)
-    if first is not None:
-        raise batch.wrong("is empty; expected an id", first, column)
+    coded = used(_coded(array, batch, column))
+    empty = pc.indices_nonzero(pc.equal(coded.dictionary, "")).to_pylist()
+    firsts = [_first_null(coded.indices), *(_first(coded.indices, code) for code in empty)]
+    found = [first for first in firsts if first is not None]
+    if found:
+        raise batch.wrong("is empty; expected an id", min(found), column)
     if batch.table.format == "tns" and column != TNS_VALUE:
         _require_indices(coded, batch, column)
     return coded
@@ -86,7 +87,7 @@ def numbers(batch: Batch, column: str, *, missing: Literal["error", "nan"] = "er
     array = batch.columns[column]
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
-    if _is_text(array.type):
+    if is_text(array.type):
         array = pc.utf8_trim_whitespace(_coded(array, batch, column).dictionary_decode())
         array = pc.if_else(pc.equal(array, ""), pa.scalar(None, pa.string()), array)
     elif not _is_number(array.type):
@@ -109,14 +110,34 @@ def numbers(batch: Batch, column: str, *, missing: Literal["error", "nan"] = "er
     return values
 
 
+def used(coded: pa.DictionaryArray) -> pa.DictionaryArray:
+    """The same array with a dictionary of only what occurs in it.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> used(pa.array(["a", "b", "c"]).dictionary_encode()[1:]).dictionary.to_pylist()
+    ['b', 'c']
+    """
+    occurs = np.zeros(len(coded.dictionary), dtype=bool)
+    occurs[coded.indices.drop_null().to_numpy()] = True
+    if occurs.all():
+        return coded
+    codes = pa.array((np.cumsum(occurs) - 1).astype(np.int32))
+    return pa.DictionaryArray.from_arrays(
+        codes.take(coded.indices), coded.dictionary.filter(pa.array(occurs))
+    )
+
+
 def _coded(
     array: pa.Array, batch: Batch, column: str, records: np.ndarray | None = None
 ) -> pa.DictionaryArray:
     """Cells as text; distinct values are looked at once. ``records``: whose cells these are."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    if not _is_text(array.type):
-        array = _as_text(array, batch, column)
+    if not _is_coded_text(array):
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if not is_text(array.type):
+            array = _as_text(array, batch, column)
     coded = array.dictionary_encode()
     try:
         dictionary = pc.cast(coded.dictionary, pa.string())
@@ -190,12 +211,13 @@ def _first_null(array: pa.Array) -> int | None:
     return int(pc.index(pc.is_null(array), True).as_py()) if array.null_count else None
 
 
+def _is_coded_text(array: pa.Array) -> bool:
+    kind = array.type
+    return bool(pa.types.is_dictionary(kind) and is_text(kind.value_type) and not array.dictionary.null_count)
+
+
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return kind in (pa.binary(), pa.string(), pa.large_binary(), pa.large_string())
 
 
 def _is_number(kind: pa.DataType) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,21 +39,24 @@ def in_order(
         The tensor and how many entries were merged into others; with ``error``, where the first
         repetition is if there is one.
     """
-    order, starts = _groups(coords, shape)
+    # Numba is heavy, and what only reads a store does without it.
+    from hyperlearn_dask.hypergraph.sorting import stable_order, sum_groups, take
+
+    longest = int(np.argmax(shape))
+    modes = [longest, *(mode for mode in range(len(shape)) if mode != longest)]
+    order, new = stable_order([coords[mode] for mode in modes], [shape[mode] for mode in modes])
+    starts = np.flatnonzero(new)
     merged = len(values) - len(starts)
-    if merged == 0:
-        return SparseTensor(_narrow(coords, order, shape), values[order], shape), 0
-    if duplicates == "error":
+    if merged and duplicates == "error":
         return _first_repeat(order, starts)
-    if duplicates == "sum":
-        # Added up in the order given, so that the sum does not depend on how the sort treats equals.
-        group = np.empty(len(values), dtype=np.int64)
-        group[order] = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(values)))
-        kept, values = order[starts], np.bincount(group, weights=values, minlength=len(starts))
+    if merged and duplicates == "last":
+        # Equals are in the order given.
+        kept = order[np.append(starts[1:], len(order)) - 1]
     else:
-        kept = np.maximum.reduceat(order, starts)
-        values = values[kept]
-    return SparseTensor(_narrow(coords, kept, shape), values, shape), merged
+        kept = order[starts] if merged else order
+    values = sum_groups(values, order, starts) if merged and duplicates == "sum" else take(values, kept)
+    narrow = tuple(take(coord, kept, _narrowest(size)) for coord, size in zip(coords, shape))
+    return SparseTensor(narrow, values, shape), merged
 
 
 def row_starts(tensor: SparseTensor) -> np.ndarray:
@@ -63,42 +65,14 @@ def row_starts(tensor: SparseTensor) -> np.ndarray:
     return np.searchsorted(tensor.coords[mode], np.arange(tensor.shape[mode] + 1)).astype(np.int64)
 
 
-def _groups(coords: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """A sorting order, and the positions in it where a new group of equal entries begins."""
-    longest = int(np.argmax(shape))
-    modes = [longest, *(mode for mode in range(len(shape)) if mode != longest)]
-    if math.prod(shape) <= np.iinfo(np.int64).max:
-        # One key that orders entries: their place in the dense tensor, longest mode outermost.
-        key = np.zeros(len(coords[0]), dtype=np.int64)
-        for mode in modes:
-            key = key * shape[mode] + coords[mode]
-        order = np.argsort(key)
-        keys: tuple[np.ndarray, ...] = (key[order],)
-    else:
-        order = np.lexsort(tuple(coords[mode] for mode in reversed(modes)))
-        keys = tuple(coords[mode][order] for mode in modes)
-    new = np.ones(len(order), dtype=bool)
-    if len(order):
-        new[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
-    return order, np.flatnonzero(new)
-
-
 def _first_repeat(order: np.ndarray, starts: np.ndarray) -> Repeat:
-    best: Repeat | None = None
     sizes = np.diff(starts, append=len(order))
-    for start, size in zip(starts[sizes > 1], sizes[sizes > 1]):
-        first, second, *_ = np.sort(order[start : start + size]).tolist()
-        if best is None or second < best.second:
-            best = Repeat(first, second)
-    assert best is not None
-    return best
+    repeated = starts[sizes > 1]
+    # Equals are in the order given, so the second of each group is the first that repeats another.
+    earliest = repeated[np.argmin(order[repeated + 1])]
+    return Repeat(int(order[earliest]), int(order[earliest + 1]))
 
 
-def _narrow(
-    coords: tuple[np.ndarray, ...], entries: np.ndarray, shape: tuple[int, ...]
-) -> tuple[np.ndarray, ...]:
-    """The coordinates of some entries in 32 bits, where a mode does not need more."""
-    limit = np.iinfo(np.int32).max
-    return tuple(
-        coord[entries].astype(np.int32 if size <= limit else np.int64) for coord, size in zip(coords, shape)
-    )
+def _narrowest(size: int) -> type[np.signedinteger]:
+    """32 bits, where a mode does not need more."""
+    return np.int32 if size <= np.iinfo(np.int32).max else np.int64

@@ -18,7 +18,14 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.blocks import Rows
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
-from hyperlearn_dask.hypergraph.hyperedges import Chunk, code, code_test, distinct_ids, make_chunk
+from hyperlearn_dask.hypergraph.hyperedges import (
+    Chunk,
+    code,
+    dictionaries,
+    look_up,
+    look_up_test,
+    make_chunk,
+)
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tables import Batch
 from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
@@ -56,10 +63,10 @@ def from_frames(
         if name in given:
             entities[name] = given[name]
             continue
-        found = [distinct_ids(r.chunks, name) for r in read.values() if name in r.columns]
+        found = [dictionaries(r.chunks, name) for r in read.values() if name in r.columns]
         if name in edges:
-            found += edges[name].ids()
-        entities[name] = as_modality(name, merge(found))
+            found.append(edges[name].ids())
+        entities[name] = as_modality(name, merge(found)[0])
         if not len(entities[name]):
             raise InputError("has no entities", key=f"modality '{name}'")
     vocabularies = {name: as_vocabulary(modality) for name, modality in entities.items()}
@@ -98,7 +105,7 @@ class _Relation:
         self.chunks = self._chunks(frame, f"relation '{name}'")
 
     def tensor(self, vocabularies: Mapping[str, pa.Array], rule: Duplicates) -> SparseTensor:
-        coded = code(self.chunks, list(self.columns), self._vocabularies(vocabularies))
+        coded = code(self.chunks, {m: look_up(self.chunks, m, vocabularies[m]) for m in self.columns})
         shape = self._shape(vocabularies)
         if not len(coded.values):
             raise InputError("has no hyperedges", key=f"relation '{self.name}'")
@@ -114,15 +121,13 @@ class _Relation:
 
     def test(self, frame: Frame, vocabularies: Mapping[str, pa.Array], unseen: Unseen) -> SparseTensor:
         chunks = self._chunks(frame, f"test of relation '{self.name}'")
-        coded = code_test(chunks, list(self.columns), self._vocabularies(vocabularies), unseen)
-        return SparseTensor(coded.coords, coded.values, self._shape(vocabularies))
+        coded = code(chunks, {m: look_up_test(chunks, m, vocabularies[m], unseen) for m in self.columns})
+        coords = tuple(coord.astype(np.int64) for coord in coded.coords)
+        return SparseTensor(coords, coded.values, self._shape(vocabularies))
 
     def _chunks(self, frame: Frame, source: str) -> list[Chunk]:
         needed = [spec.column for spec in self.columns.values()] + ([self.value] if self.value else [])
         return [make_chunk(batch, self.columns, self.value) for batch in _batches(frame, needed, source)]
-
-    def _vocabularies(self, vocabularies: Mapping[str, pa.Array]) -> list[pa.Array]:
-        return [vocabularies[modality] for modality in self.columns]
 
     def _shape(self, vocabularies: Mapping[str, pa.Array]) -> tuple[int, ...]:
         return tuple(len(vocabularies[modality]) for modality in self.columns)
@@ -150,7 +155,7 @@ class _Edges:
     def graph(self, vocabulary: pa.Array) -> Graph:
         columns = {"source": ColumnSpec(self.source), "target": ColumnSpec(self.target)}
         chunks = [make_chunk(batch, columns, self.weight) for batch in self.batches]
-        coded = code(chunks, ["source", "target"], [vocabulary, vocabulary], what=self.modality)
+        coded = code(chunks, {end: look_up(chunks, end, vocabulary, what=self.modality) for end in columns})
         size = len(vocabulary)
         adjacency = sp.coo_array((coded.values, coded.coords), shape=(size, size)).tocsr()
         return laplacian_graph(self.modality, adjacency)

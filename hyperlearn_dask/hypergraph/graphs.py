@@ -171,17 +171,20 @@ def _make(
         return found.tensor, found.modalities.index(modality.name)
 
     features = read_features(modality, spec, entities, relation)
+    reported: list[str] = []
     adjacency = neighbour_graph(
         modality.name,
         features.matrix,
         spec.k,
         spec.metric,
+        method=spec.method,
         informed=features.informed,
         client=client,
         progress=progress,
+        note=reported.append,
     )
     origin = f"k = {spec.k} {spec.metric} over {_count(len(spec.features), 'feature block')}"
-    return _reported(modality.name, adjacency, origin, features.notes)
+    return _reported(modality.name, adjacency, origin, [*reported, *features.notes])
 
 
 def read_edges(spec: GraphSpec, entities: Entities) -> tuple[sp.csr_array, int]:

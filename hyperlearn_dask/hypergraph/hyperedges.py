@@ -26,8 +26,9 @@ from hyperlearn_dask.hypergraph.vocabulary import closest
 class Chunk:
     """Hyperedges of consecutive rows.
 
-    ``ids``: per modality a dictionary-encoded array; ``values``: one per hyperedge; ``records``: the
-    record each came from, None where that is one each; ``rows``: their numbers in ``table``.
+    ``ids``: per modality a dictionary-encoded array whose dictionary holds nothing that does not occur;
+    ``values``: one per hyperedge; ``records``: the record each came from, None where that is one each;
+    ``rows``: their numbers in ``table``.
     """
 
     table: TableSpec
@@ -47,7 +48,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Coded:
-    """Coordinates (int64, -1 for an id that is no entity) and values of a part's hyperedges."""
+    """Coordinates (int32, -1 for an id that is no entity) and values of a part's hyperedges."""
 
     coords: tuple[np.ndarray, ...]
     values: np.ndarray
@@ -95,48 +96,56 @@ def make_chunk(batch: Batch, columns: Mapping[str, ColumnSpec], value: str | Non
         places[modality] = np.repeat(begins, repeats) + within
         records = np.repeat(records, repeats)
     exploded = {
-        m: several[m][1].take(pa.array(places[m])) if m in several else ids[m].take(pa.array(records))
+        m: cells.used(
+            several[m][1].take(pa.array(places[m])) if m in several else ids[m].take(pa.array(records))
+        )
         for m in columns
     }
     return Chunk(batch.table, names, exploded, values[records], records, batch.rows)
 
 
-def distinct_ids(chunks: list[Chunk], modality: str) -> pa.Array:
-    """The distinct ids of a modality in some chunks."""
-    dictionaries = [pc.unique(chunk.ids[modality]).dictionary_decode() for chunk in chunks]
-    return pc.unique(pa.chunked_array(dictionaries, pa.string()))
+def dictionaries(chunks: list[Chunk], modality: str) -> list[pa.Array]:
+    """The distinct ids of a modality in each of some chunks, as its codes refer to them."""
+    return [chunk.ids[modality].dictionary for chunk in chunks]
 
 
-def code(
+def look_up(
     chunks: list[Chunk],
-    modalities: list[str],
-    vocabularies: list[pa.Array],
+    modality: str,
+    vocabulary: pa.Array,
     *,
     open: bool = False,
     what: str | None = None,
-) -> Coded:
-    """Replace ids by indices; ``vocabularies`` are the ids of each modality, in order.
+) -> list[pa.Array]:
+    """For each chunk, where the ids of its dictionary are in a vocabulary.
 
-    ``what`` an unknown id should have been is its modality unless given.
+    Parameters
+    ----------
+    vocabulary
+        The ids of the modality, in order.
+    open
+        An id that is not there is -1, and no error.
+    what
+        What an unknown id should have been, its modality unless given.
 
     Raises
     ------
     InputError
         When an id is no entity, unless ``open``, with file, row and column.
     """
-    coords = [
-        np.concatenate([_indices(chunk, m, vocabulary, open, what or m) for chunk in chunks])
-        for m, vocabulary in zip(modalities, vocabularies)
-    ]
-    return Coded(tuple(coords), np.concatenate([chunk.values for chunk in chunks]))
+    found = []
+    for chunk in chunks:
+        indices = pc.index_in(chunk.ids[modality].dictionary, vocabulary)
+        if indices.null_count and not open:
+            raise _unknown(chunk, modality, vocabulary, indices, what or modality)
+        found.append(pc.fill_null(indices, -1))
+    return found
 
 
-def code_test(
-    chunks: list[Chunk], modalities: list[str], vocabularies: list[pa.Array], unseen: Unseen
-) -> Coded:
-    """Replace the ids of test tuples by indices; the error of one that is no entity names the way out."""
+def look_up_test(chunks: list[Chunk], modality: str, vocabulary: pa.Array, unseen: Unseen) -> list[pa.Array]:
+    """Look up the ids of test tuples; the error of one that is no entity names the way out."""
     try:
-        return code(chunks, modalities, vocabularies, open=unseen == "skip")
+        return look_up(chunks, modality, vocabulary, open=unseen == "skip")
     except InputError as error:
         raise InputError(
             f'{error.problem} (unseen = "skip" scores it by the mean row)',
@@ -144,6 +153,21 @@ def code_test(
             row=error.row,
             column=error.column,
         ) from None
+
+
+def code(chunks: list[Chunk], translations: Mapping[str, list[pa.Array]]) -> Coded:
+    """Replace ids by indices.
+
+    ``translations``: for each modality, in the order of the modes, and chunk, the index of each id in
+    the chunk's dictionary, as :func:`look_up` and :func:`.vocabulary.merge` find them.
+    """
+    coords = [
+        pa.chunked_array(
+            [index.take(chunk.ids[modality].indices) for chunk, index in zip(chunks, translation)], pa.int32()
+        ).to_numpy()
+        for modality, translation in translations.items()
+    ]
+    return Coded(tuple(coords), np.concatenate([np.empty(0), *(chunk.values for chunk in chunks)]))
 
 
 def row_at(chunks: list[Chunk], hyperedge: int) -> int:
@@ -155,18 +179,14 @@ def row_at(chunks: list[Chunk], hyperedge: int) -> int:
     raise IndexError(hyperedge)
 
 
-def _indices(chunk: Chunk, modality: str, vocabulary: pa.Array, open: bool, what: str) -> np.ndarray:
+def _unknown(chunk: Chunk, modality: str, vocabulary: pa.Array, indices: pa.Array, what: str) -> InputError:
+    """The error of the first hyperedge that has an id without index."""
     ids = chunk.ids[modality]
-    found = pc.fill_null(pc.index_in(ids.dictionary, vocabulary), -1).to_numpy()
-    codes = ids.indices.to_numpy()
-    indices = found.astype(np.int64)[codes] if len(codes) else np.empty(0, dtype=np.int64)
-    if not open and len(indices) and indices.min() < 0:
-        first = int(np.argmin(indices))
-        id = ids[first].as_py()
-        raise InputError(
-            f"'{id}' is no {what}{closest(vocabulary, id)}",
-            file=chunk.table.path,
-            row=chunk.row(first),
-            column=chunk.columns[modality],
-        )
-    return indices
+    first = int(pc.index(pc.is_null(indices).take(ids.indices), True).as_py())
+    id = ids[first].as_py()
+    return InputError(
+        f"'{id}' is no {what}{closest(vocabulary, id)}",
+        file=chunk.table.path,
+        row=chunk.row(first),
+        column=chunk.columns[modality],
+    )

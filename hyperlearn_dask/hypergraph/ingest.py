@@ -2,8 +2,9 @@
 
 1. A unit (modality, relation, test) whose fingerprint is the stored one is kept.
 2. ``read``: the parts of a relation's table become hyperedges with ids.
-3. ``distinct``, ``merge``: the ids of a modality without a table become its entities.
-4. ``encode``: ids become indices. The client sorts the hyperedges and writes them.
+3. ``merge``: the ids of a modality without a table become its entities. Only distinct ids are looked
+   at: a part knows its ids by codes into a dictionary of its own.
+4. ``look-up``, ``encode``: codes become indices. The client sorts the hyperedges and writes them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import store
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 from hyperlearn_dask.hypergraph.hyperedges import (
+    Chunk,
     Coded,
     code,
-    code_test,
-    distinct_ids,
+    dictionaries,
+    look_up,
+    look_up_test,
     needed_columns,
     read_chunks,
     row_at,
     value_column,
 )
+from hyperlearn_dask.hypergraph.pace import Pace
 from hyperlearn_dask.hypergraph.tables import BLOCK, plan
 from hyperlearn_dask.hypergraph.tasks import Handle, Tasks
 from hyperlearn_dask.hypergraph.tensor import Modality, SparseTensor
@@ -122,6 +126,8 @@ class _Ingest:
         self.digests: dict[str, str] = {}  # of modalities
         self.sizes: dict[str, int] = {}
         self.vocabularies: dict[str, Handle] = {}
+        # For modality and relation, what the codes of each part's chunks mean, where merging told.
+        self.translations: dict[tuple[str, str], list[Handle]] = {}
         self.training: dict[str, list[Handle]] = {}  # the chunks of relations that were read
 
     def run(self) -> list[UnitReport]:
@@ -161,15 +167,24 @@ class _Ingest:
             entities = self._task(f"read-{name}", read_modality, spec, self.block)
             self.vocabularies[name] = self._task(f"vocabulary-{name}", as_vocabulary, entities)
             return self.tasks.gather([entities])[0]
-        parts = [
-            self.tasks.submit(f"distinct-{name}-{relation}-{number}", distinct_ids, chunks, name)
+        sources = [
+            (relation, number, chunks)
             for relation in self.dataset.relations
             if name in self.dataset.relations[relation].columns
             for number, chunks in enumerate(self._training_chunks(relation))
         ]
+        parts = [
+            self.tasks.submit(f"distinct-{name}-{relation}-{number}", dictionaries, chunks, name)
+            for relation, number, chunks in sources
+        ]
         if spec.graph is not None and spec.graph.edges is not None:
             parts.append(self.tasks.submit(f"distinct-{name}-edges", read_edge_ids, spec.graph, self.block))
-        self.vocabularies[name] = self._task(f"merge-{name}", merge, parts)
+        merged = self._task(f"merge-{name}", merge, parts)
+        for place, (relation, number, _) in enumerate(sources):
+            self.translations.setdefault((name, relation), []).append(
+                self.tasks.submit(f"translation-{name}-{relation}-{number}", _translation, merged, place)
+            )
+        self.vocabularies[name] = self._task(f"vocabulary-{name}", _merged_ids, merged)
         (ids,) = self.tasks.gather([self.vocabularies[name]])
         if not len(ids):
             raise InputError(
@@ -186,8 +201,13 @@ class _Ingest:
             self._keep(unit)
             return
         chunks = self._training_chunks(spec.name)
-        coded = self._encode(spec, chunks, f"encode-{spec.name}", code)
-        self._say(f"{unit}: sorting and writing")
+        translations = {
+            modality: self.translations.pop((modality, spec.name), [])
+            or self._look_up(chunks, modality, spec.name, look_up)
+            for modality in spec.columns
+        }
+        coded = self._encode(chunks, translations, spec.name)
+        self._say(f"{unit}: sorting and writing {sum(len(part.values) for part in coded):,} hyperedges")
         coords, values = _joined(coded)
         if not len(values):
             raise InputError(
@@ -212,10 +232,12 @@ class _Ingest:
             self._keep(unit)
             return
         chunks = self._chunks(spec, spec.test, f"read-{spec.name}-test")
-        coords, values = _joined(
-            self._encode(spec, chunks, f"encode-{spec.name}-test", code_test, spec.unseen)
-        )
-        tensor = SparseTensor(coords, values, self._shape(spec))
+        translations = {
+            modality: self._look_up(chunks, modality, f"{spec.name}-test", look_up_test, spec.unseen)
+            for modality in spec.columns
+        }
+        coords, values = _joined(self._encode(chunks, translations, f"{spec.name}-test"))
+        tensor = SparseTensor(tuple(c.astype(np.int64) for c in coords), values, self._shape(spec))
         store.write_test(self.root, spec.name, tuple(spec.columns), tensor, fingerprint)
         never = int(np.any([coord < 0 for coord in coords], axis=0).sum())
         self._made(
@@ -244,23 +266,35 @@ class _Ingest:
         self._say(
             f"relations/{spec.name}: reading {table.path.name} in {len(parts)} part{'s' * (len(parts) > 1)}"
         )
-        return self.tasks.keep(
-            [
-                self.tasks.submit(
-                    f"{name}-{number}", read_chunks, part, dict(spec.columns), value_column(spec)
-                )
-                for number, part in enumerate(parts)
-            ]
-        )
+        pace = Pace(f"reading {table.path.name}", sum(part.records for part in parts), "rows", self._say)
+        handles = [
+            self.tasks.submit(f"{name}-{number}", read_chunks, part, dict(spec.columns), value_column(spec))
+            for number, part in enumerate(parts)
+        ]
+        return self.tasks.keep(handles, lambda number: pace.add(parts[number].records))
 
-    def _encode(
-        self, spec: RelationSpec, chunks: list[Handle], name: str, encode: Any, *more: Any
-    ) -> list[Coded]:
-        vocabularies = [self.vocabularies[modality] for modality in spec.columns]
+    def _look_up(
+        self, chunks: list[Handle], modality: str, name: str, function: Any, *more: Any
+    ) -> list[Handle]:
+        """What the codes of each part's chunks mean, for a modality whose ids are known."""
+        return [
+            self.tasks.submit(
+                f"look-up-{modality}-{name}-{number}",
+                function,
+                part,
+                modality,
+                self.vocabularies[modality],
+                *more,
+            )
+            for number, part in enumerate(chunks)
+        ]
+
+    def _encode(self, chunks: list[Handle], translations: dict[str, list[Handle]], name: str) -> list[Coded]:
+        modalities = list(translations)
         return self.tasks.gather(
             [
-                self.tasks.submit(f"{name}-{number}", encode, part, list(spec.columns), vocabularies, *more)
-                for number, part in enumerate(chunks)
+                self.tasks.submit(f"encode-{name}-{number}", _code, part, modalities, list(known))
+                for number, (part, *known) in enumerate(zip(chunks, *translations.values()))
             ]
         )
 
@@ -296,6 +330,18 @@ class _Ingest:
     def _say(self, text: str) -> None:
         if self.progress is not None:
             self.progress(text)
+
+
+def _merged_ids(merged: tuple[pa.Array, list[list[pa.Array]]]) -> pa.Array:
+    return merged[0]
+
+
+def _translation(merged: tuple[pa.Array, list[list[pa.Array]]], place: int) -> list[pa.Array]:
+    return merged[1][place]
+
+
+def _code(chunks: list[Chunk], modalities: list[str], translations: list[list[pa.Array]]) -> Coded:
+    return code(chunks, dict(zip(modalities, translations)))
 
 
 def _joined(coded: list[Coded]) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

@@ -1,24 +1,44 @@
-"""Exact k nearest neighbours, a block of rows at a time, as Dask tasks."""
+"""The graph of k nearest neighbours, in parts that are Dask tasks.
+
+Up to a size they are exact: each block of rows is compared with all points. Beyond it, points are cut
+into regions by k-means, and each is compared with those in the regions nearest to it; how many it
+takes is measured on a sample of exact neighbours. Both compare in float64 and treat equals alike.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
 import scipy.sparse as sp
-from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
 
-from hyperlearn_dask.config import Metric
+from hyperlearn_dask.config import Metric, NeighbourMethod
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.nearest import (
+    BLOCK_ENTRIES,
+    Cloud,
+    Neighbours,
+    nearest,
+    nearest_nearby,
+)
+from hyperlearn_dask.hypergraph.pace import Pace
+from hyperlearn_dask.hypergraph.regions import Regions, places_of
 
 if TYPE_CHECKING:
     import distributed
 
-BLOCK_ENTRIES = 2_000_000  # distances that a task holds: 16 MB, and a few passing copies
+EXACT_UP_TO = 20_000  # entities, unless a method is asked for
+RECALL = 0.97  # of the exact neighbours, to be found in a sample of SAMPLE entities
+SAMPLE = 500
+REGIONS = 2.0  # times the root of the number of entities
+WORTH_IT = 0.3  # of all pairs: where more have to be looked at, exact is as fast
+LOTS = 32  # tasks of an approximate search
 TASKS_AT_ONCE = 64  # submitted together; progress is told after each lot
 
 
@@ -28,9 +48,12 @@ def neighbour_graph(
     k: int,
     metric: Metric = "cosine",
     *,
+    method: NeighbourMethod = "auto",
+    seed: int = 0,
     informed: np.ndarray | None = None,
     client: distributed.Client | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], object] | None = None,
+    note: Callable[[str], object] | None = None,
     block: int | None = None,
 ) -> sp.csr_array:
     """Weights of the edges from each entity to its k nearest neighbours.
@@ -47,6 +70,11 @@ def neighbour_graph(
         ``cosine``: an edge weighs max(cos(x_i, x_j), 0). ``euclidean``: an edge of length d weighs
         exp(-d^2 / (2 s_i s_j)), s_i the distance from i to its k-th neighbour, so that the weights
         follow the local density [1]_.
+    method
+        ``exact``; ``approximate``: most of the neighbours, in a fraction of the time; or ``auto``, by
+        the number of entities.
+    seed
+        Of the regions of an approximate search: the same one gives the same graph.
     informed
         Which entities are described at all; the others get no neighbours and are nobody's. By
         default those with a feature that is not zero.
@@ -54,6 +82,8 @@ def neighbour_graph(
         A cluster to work on; None is this process, with threads.
     progress
         Called with a short text as work proceeds.
+    note
+        Called with what is worth reporting: that the search was approximate, and its recall.
     block
         Rows of a task, for tests; the result does not depend on it.
 
@@ -84,9 +114,17 @@ def neighbour_graph(
     members = np.flatnonzero(informed)
     if len(members) < 2:
         return sp.csr_array((n, n))
-    cloud = _Cloud.of(features[members], min(k, len(members) - 1), metric)
-    parts = _in_blocks(cloud, block, client, lambda share: progress and progress(f"{modality}: {share}"))
+    cloud = Cloud.of(features[members], min(k, len(members) - 1), metric)
+
+    def tell(text: str) -> None:
+        if progress is not None:
+            progress(f"{modality}: {text}")
+
+    with threadpool_limits(1, "blas") if client is None else nullcontext():  # a thread per task is enough
+        parts = _search(cloud, method, seed, block, client, tell, note or (lambda text: None))
     rows, columns, squared = (np.concatenate([part[a] for part in parts]) for a in range(3))
+    order = np.argsort(rows, kind="stable")
+    rows, columns, squared = rows[order], columns[order], squared[order]
     if metric == "cosine":
         # |x - y|^2 = 2 - 2 cos(x, y) on the unit sphere
         weights = 1 - squared / 2
@@ -97,72 +135,89 @@ def neighbour_graph(
     return graph
 
 
-Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns, squared distances
+def _search(
+    cloud: Cloud,
+    method: NeighbourMethod,
+    seed: int,
+    block: int | None,
+    client: distributed.Client | None,
+    tell: Callable[[str], object],
+    note: Callable[[str], object],
+) -> list[Neighbours]:
+    """The neighbours of all points, part by part; n x n distances never exist at once."""
+    n = len(cloud)
+    if method == "approximate" or (method == "auto" and n > EXACT_UP_TO):
+        ordered, regions, recall = _divided(cloud, seed)
+        if regions.share() < WORTH_IT or method == "approximate":
+            note(f"approximate: recall {recall:.3f} on a sample, {regions.share():.1%} of pairs looked at")
+            shared = client.scatter((ordered, regions), broadcast=True) if client else (ordered, regions)
+            size = block or max(64, min(n // LOTS, BLOCK_ENTRIES // len(regions)))
+            lots = _lots(np.diff(regions.starts), size)
+            return _in_tasks(_of_regions, shared, lots, np.diff(regions.starts[lots]), client, tell)
+    size = block or max(16, BLOCK_ENTRIES // n)
+    bounds = np.append(np.arange(0, n, size), n)
+    shared = client.scatter((cloud,), broadcast=True) if client else (cloud,)
+    return _in_tasks(_of_rows, shared, bounds, np.diff(bounds), client, tell)
 
 
-@dataclass(frozen=True)
-class _Cloud:
-    """The points (n x features) to find neighbours among, and what every task needs to know of them."""
+def _divided(cloud: Cloud, seed: int) -> tuple[Cloud, Regions, float]:
+    """The cloud region by region, the regions with the number to look in, and the recall of that.
 
-    points: np.ndarray | sp.csr_array
-    facing: np.ndarray | sp.csr_array  # -2 X'
-    norms: np.ndarray  # squared
-    unit: float  # a power of two, at least the largest squared norm
-    k: int
-    reach: float  # a point at this squared distance or beyond is no neighbour
-
-    @classmethod
-    def of(cls, points: np.ndarray | sp.csr_array, k: int, metric: Metric) -> _Cloud:
-        points = points.astype(np.float64)
-        if metric == "cosine":
-            # Nearest by angle is nearest by distance on the unit sphere; at a right angle d^2 = 2.
-            points = normalize(points)
-        elif not sp.issparse(points):
-            points = points - points.mean(axis=0)  # the same distances with less cancellation
-        facing = -2 * points.T
-        norms = np.asarray((points * points).sum(axis=1)).ravel()
-        unit = 2.0 ** math.ceil(math.log2(max(norms.max(), 1e-300)))
-        reach = 2.0 if metric == "cosine" else math.inf
-        return cls(points, sp.csr_array(facing) if sp.issparse(facing) else facing, norms, unit, k, reach)
-
-    def rounded(self, squared: np.ndarray) -> np.ndarray:
-        """Squared distances to 2^-40 units, so that rounding errors do not decide between equals."""
-        shift = 4096 * self.unit
-        return np.maximum((squared + shift) - shift, 0)
-
-
-def _nearest(cloud: _Cloud, start: int, stop: int) -> Neighbours:
-    """The neighbours of points start..stop: row by row, the nearest first."""
-    n = len(cloud.norms)
-    # d_ij^2 - |x_i|^2 = |x_j|^2 - 2 <x_i, x_j>; a point is infinitely far from itself
-    products = cloud.points[start:stop] @ cloud.facing
-    offsets = products.toarray() if sp.issparse(products) else products
-    offsets += cloud.norms
-    own = np.arange(start, stop)
-    offsets[own - start, own] = math.inf
-
-    slack = 2.0**-39 * cloud.unit
-    limit = np.minimum(_bound(offsets, cloud.k) + slack, cloud.reach - cloud.norms[start:stop] - slack)
-    rows, columns = np.nonzero(offsets <= limit[:, None])
-    squared = cloud.rounded(offsets[rows, columns] + cloud.norms[rows + start])
-    order = np.lexsort(((columns - rows - start) % n, squared, rows))
-    count = np.bincount(rows, minlength=stop - start)
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
-    best = order[place < cloud.k]
-    return rows[best] + start, columns[best], squared[best]
-
-
-def _bound(values: np.ndarray, k: int) -> np.ndarray:
-    """For each row a bound that at least k of its values do not exceed, and few others.
-
-    It is the k-th smallest of the minima of groups of columns, many times faster to find than the
-    k-th smallest value.
+    The true neighbours of a sample say how many regions it takes to find a share of ``RECALL`` of them.
     """
-    rows, columns = values.shape
-    groups = max(k, columns // 64)
-    size = columns // groups
-    minima = values[:, : size * groups].reshape(rows, size, groups).min(axis=1)
-    return np.partition(minima, k - 1, axis=1)[:, k - 1]
+    n = len(cloud)
+    places = places_of(cloud.points, seed)
+    regions, order = Regions.of(places, max(1, round(REGIONS * math.sqrt(n))), seed)
+    ordered = cloud.reordered(order)
+    sample = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
+    place_of = np.argsort(order)
+    blocks = np.array_split(sample, max(1, len(sample) * n // BLOCK_ENTRIES))
+    pairs = [nearest(ordered, block) for block in blocks]
+    rows, columns = (place_of[np.concatenate([pair[a] for pair in pairs])] for a in range(2))
+    found = np.cumsum(np.bincount(regions.ranks(rows, columns), minlength=len(regions))) / max(len(rows), 1)
+    visited = min(int(np.searchsorted(found, RECALL)) + 1, len(regions))
+    return ordered, regions.looking_in(visited), float(found[visited - 1]) if len(rows) else 1.0
+
+
+def _lots(sizes: np.ndarray, size: int) -> np.ndarray:
+    """Where to cut consecutive regions into lots of about ``size`` points.
+
+    Examples
+    --------
+    >>> _lots(np.array([3, 4, 9, 1, 2]), 7).tolist()
+    [0, 2, 5]
+    """
+    lot = (np.cumsum(sizes) - 1) // size
+    return np.concatenate([[0], np.flatnonzero(np.diff(lot)) + 1, [len(sizes)]])
+
+
+def _of_rows(shared: tuple[Cloud], start: int, stop: int) -> Neighbours:
+    return nearest(*shared, np.arange(start, stop))
+
+
+def _of_regions(shared: tuple[Cloud, Regions], first: int, last: int) -> Neighbours:
+    return nearest_nearby(*shared, first, last)
+
+
+def _in_tasks(
+    function: Callable[..., Neighbours],
+    shared: Any,
+    bounds: np.ndarray,
+    sizes: np.ndarray,
+    client: distributed.Client | None,
+    tell: Callable[[str], object],
+) -> list[Neighbours]:
+    """A task for each part between two bounds, which has ``sizes`` points."""
+    task = dask.delayed(function, pure=False)
+    shared = shared if client else dask.delayed(shared, traverse=False)
+    tasks = [task(shared, int(start), int(stop)) for start, stop in pairwise(bounds)]
+    pace = Pace("finding neighbours", int(sizes.sum()), "entities", tell)
+    done: list[Neighbours] = []
+    for first in range(0, len(tasks), TASKS_AT_ONCE):
+        lot = slice(first, first + TASKS_AT_ONCE)
+        done += dask.compute(*tasks[lot], scheduler=client or "threads")
+        pace.add(int(sizes[lot].sum()))
+    return done
 
 
 def _self_tuned(rows: np.ndarray, columns: np.ndarray, squared: np.ndarray, kth: np.ndarray) -> np.ndarray:
@@ -171,22 +226,3 @@ def _self_tuned(rows: np.ndarray, columns: np.ndarray, squared: np.ndarray, kth:
     positive = scale > 0
     scale[~positive] = np.median(scale[positive]) if positive.any() else 1.0
     return np.exp(-squared / (2 * scale[rows] * scale[columns]))
-
-
-def _in_blocks(
-    cloud: _Cloud,
-    block: int | None,
-    client: distributed.Client | None,
-    tell: Callable[[str], object],
-) -> list[Neighbours]:
-    """The neighbours of each block of rows, in order; n x n distances never exist at once."""
-    n = len(cloud.norms)
-    block = block or max(16, BLOCK_ENTRIES // n)
-    shared = client.scatter(cloud, broadcast=True) if client else cloud
-    nearest = dask.delayed(_nearest, pure=False)
-    tasks = [nearest(shared, start, min(start + block, n)) for start in range(0, n, block)]
-    done: list[Neighbours] = []
-    for first in range(0, len(tasks), TASKS_AT_ONCE):
-        done += dask.compute(*tasks[first : first + TASKS_AT_ONCE], scheduler=client or "threads")
-        tell(f"neighbours of {min(len(done) * block, n):,} of {n:,}")
-    return done

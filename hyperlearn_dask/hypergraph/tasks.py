@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
+from dask.callbacks import Callback
 
 from hyperlearn_dask.errors import InputError
 
@@ -34,11 +36,21 @@ class Tasks:
             return self._client.submit(_guarded, function, *arguments, key=key, pure=False)
         return dask.delayed(_guarded, pure=False)(function, *arguments, dask_key_name=key)
 
-    def keep(self, handles: Sequence[Handle]) -> list[Handle]:
-        """Have the results stay where they are made, as several other tasks need them."""
+    def keep(self, handles: Sequence[Handle], done: Callable[[int], object] | None = None) -> list[Handle]:
+        """Have the results stay where they are made, as several other tasks need them.
+
+        ``done`` is called with the position of each as it is finished; on a cluster that means waiting.
+        """
         if self._client is not None:
+            if done is not None:
+                from distributed import as_completed
+
+                position = {handle.key: number for number, handle in enumerate(handles)}
+                for handle in as_completed(handles, loop=self._client.loop):
+                    done(position[handle.key])
             return list(handles)
-        return list(dask.persist(*handles, scheduler="threads"))
+        with _told(handles, done) if done is not None else contextlib.nullcontext():
+            return list(dask.persist(*handles, scheduler="threads"))
 
     def gather(self, handles: Sequence[Handle]) -> list[Any]:
         """The results, in order.
@@ -56,6 +68,19 @@ class Tasks:
             if isinstance(result, InputError):
                 raise result
         return results
+
+
+@contextlib.contextmanager
+def _told(handles: Sequence[Handle], done: Callable[[int], object]) -> Iterator[None]:
+    """Hear of the tasks that Dask's threads finish."""
+    position = {handle.key: number for number, handle in enumerate(handles)}
+
+    def finished(key: object, *_: object) -> None:
+        if key in position:
+            done(position[key])
+
+    with Callback(posttask=finished):
+        yield
 
 
 def _guarded(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +41,13 @@ class SparseTensor:
     def sort_mode(self) -> int:
         """The mode that entries are sorted by first."""
         return int(np.argmax(self.shape)) if self.sorted_by is None else self.sorted_by
+
+    @cached_property
+    def row_starts(self) -> np.ndarray:
+        """Where each row of the sort mode begins in the entries, and where the last one ends."""
+        index = self.coords[self.sort_mode]
+        rows = np.arange(self.shape[self.sort_mode] + 1, dtype=index.dtype)
+        return np.searchsorted(index, rows).astype(np.int64)
 
     def __getitem__(self, entries: slice | np.ndarray) -> SparseTensor:
         """The same tensor with only some entries."""

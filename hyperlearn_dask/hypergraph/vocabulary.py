@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -32,11 +32,25 @@ def id_order(ids: pa.Array) -> np.ndarray:
     return pc.array_sort_indices(keys).to_numpy().astype(np.int64)
 
 
-def merge(vocabularies: Iterable[pa.Array]) -> pa.Array:
-    """All distinct ids of several arrays, in order."""
-    arrays = list(vocabularies)
-    distinct = pc.unique(pa.chunked_array(arrays, pa.string())) if arrays else pa.array([], pa.string())
-    return distinct.take(pa.array(id_order(distinct)))
+def merge(parts: Sequence[Sequence[pa.Array]]) -> tuple[pa.Array, list[list[pa.Array]]]:
+    """All distinct ids of some dictionaries, in order, and where each of their ids is among them.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> ids, translations = merge([[pa.array(["b", "c"])], [pa.array(["a"]), pa.array(["c", "a"])]])
+    >>> ids.to_pylist(), [[t.to_pylist() for t in part] for part in translations]
+    (['a', 'b', 'c'], [[[1, 2]], [[0], [2, 0]]])
+    """
+    dictionaries = [dictionary for part in parts for dictionary in part]
+    coded = pa.chunked_array(dictionaries, pa.string()).dictionary_encode().combine_chunks()
+    order = id_order(coded.dictionary)
+    place = np.empty(len(order), dtype=np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    indices = pa.array(place).take(coded.indices)
+    ends = np.cumsum([len(dictionary) for dictionary in dictionaries])
+    translated = iter([indices[end - len(given) : end] for given, end in zip(dictionaries, ends)])
+    return coded.dictionary.take(pa.array(order)), [[next(translated) for _ in part] for part in parts]
 
 
 def as_modality(name: str, ids: pa.Array, labels: pa.Array | None = None) -> Modality:
@@ -87,13 +101,12 @@ def list_entities(name: str, batches: Iterable[Batch], id: str, label: str | Non
     return as_modality(name, listed.take(order), pa.concat_arrays(labels).take(order) if labels else None)
 
 
-def read_edge_ids(graph: GraphSpec, block: int = BLOCK) -> pa.Array:
-    """The distinct ids in a file of edges."""
+def read_edge_ids(graph: GraphSpec, block: int = BLOCK) -> list[pa.Array]:
+    """The ids in a file of edges, each column and block's distinct ones apart."""
     assert graph.edges is not None and graph.source is not None and graph.target is not None
     columns = (graph.source, graph.target)
     batches = read_table(graph.edges, columns, block=block)
-    found = [cells.ids(batch, column).dictionary for batch in batches for column in columns]
-    return pc.unique(pa.chunked_array(found, pa.string()))
+    return [cells.ids(batch, column).dictionary for batch in batches for column in columns]
 
 
 def closest(vocabulary: pa.Array, id: str) -> str:

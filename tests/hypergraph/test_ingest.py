@@ -3,6 +3,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from hyperlearn_dask.config import load_dataset
@@ -328,6 +330,59 @@ def test_a_data_set_can_move(museum, tmp_path, path):
     ingest(museum, path)
     moved = Path(shutil.move(museum.path.parent, tmp_path / "moved"))
     assert made(ingest(load_dataset(moved), path)) == []
+
+
+def test_text_and_parquet_make_the_same_store(tmp_path, path):
+    columns = {
+        "work": ["10", "9", "10", "100"] * 30,
+        "artist": [f"a{n % 7}" for n in range(119)] + ["Boudin"],  # one that only the last row has
+        "subject": [f"s{n * n % 11}" for n in range(120)],
+    }
+    text = "\n".join([",".join(columns), *(",".join(row) for row in zip(*columns.values()))]) + "\n"
+    settings = """
+        [modalities.artwork]
+        table = "artworks.csv"
+        id = "id"
+        [modalities.artist]
+        [modalities.subject]
+        [relations.shows]
+        table = "shows.{kind}"
+        columns = {{ artwork = "work", artist = "artist", subject = "subject" }}
+    """
+    made = {}
+    for kind in ("csv", "parquet"):
+        folder = tmp_path / kind
+        data = dataset(folder, settings.format(kind="csv"), **{"shows.csv": text})
+        if kind == "parquet":
+            # Categories that occur in no row are no entities.
+            artist = pa.array(columns["artist"]).dictionary_encode()
+            artist = pa.DictionaryArray.from_arrays(
+                artist.indices, pa.concat_arrays([artist.dictionary, pa.array(["nobody", ""])])
+            )
+            pa.parquet.write_table(
+                pa.table(columns | {"artist": artist}), folder / "shows.parquet", row_group_size=50
+            )
+            (folder / "dataset.toml").write_text(settings.format(kind="parquet"))
+            data = load_dataset(folder)
+        ingest(data, tmp_path / f"{kind}.zarr", block=100)
+        made[kind] = unit_digests(tmp_path / f"{kind}.zarr")
+        found = open_hypergraph(tmp_path / f"{kind}.zarr")
+        assert found.modalities["artist"].ids.tolist() == ["Boudin", *(f"a{n}" for n in range(7))]
+        tensor = found.relations["shows"].tensor
+        rows = {
+            tuple(m.ids[c] for m, c in zip(found.modalities.values(), row)): value
+            for *row, value in coords(tensor)
+        }
+        given = list(zip(*columns.values()))
+        assert rows == {row: given.count(row) for row in given}
+    assert made["csv"] == made["parquet"]
+
+
+def test_progress_counts_the_rows(museum, path):
+    said = []
+    ingest(museum, path, progress=said.append, block=30)
+    last = [text for text in said if text.startswith("reading depicts.csv: ")][-1]
+    assert last.startswith("reading depicts.csv: 4 of 4 rows (100 %)") and last.endswith(" 0 s left")
 
 
 def test_progress_tells_of_every_unit(museum, path):

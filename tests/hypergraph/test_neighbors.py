@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.neighbors import NearestNeighbors
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph import neighbors
 from hyperlearn_dask.hypergraph.neighbors import neighbour_graph
 
 
@@ -114,7 +115,7 @@ def test_a_cluster_gives_the_same():
         there = neighbour_graph("artist", points, 5, block=20, client=client, progress=told.append)
     here = neighbour_graph("artist", points, 5)
     assert (there != here).nnz == 0
-    assert told == ["artist: neighbours of 90 of 90"]
+    assert told[-1].startswith("artist: finding neighbours: 90 of 90 entities (100 %)")
 
 
 def test_too_many_neighbours():
@@ -122,3 +123,76 @@ def test_too_many_neighbours():
         neighbour_graph("artist", np.ones((3, 2)), 3)
     assert caught.value.key == "modalities.artist.graph.k"
     assert "(3), got 3" in str(caught.value)
+
+
+def clustered(n, columns, clusters, rng):
+    centres = rng.normal(size=(clusters, columns))
+    return centres[rng.integers(clusters, size=n)] + 0.5 * rng.normal(size=(n, columns))
+
+
+def recall(found, exact):
+    """The part of the exact neighbours that was found."""
+    return (found != 0).multiply(exact != 0).nnz / exact.nnz
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_approximate_finds_what_it_says_it_finds(metric, sparse):
+    points = clustered(3000, 90 if sparse else 12, 40, np.random.default_rng(3))
+    if sparse:
+        points = sp.csr_array(np.maximum(points, 0))
+    notes = []
+    found = neighbour_graph("artist", points, 8, metric, method="approximate", note=notes.append)
+    exact = neighbour_graph("artist", points, 8, metric, method="exact")
+    said = float(notes[0].split("recall ")[1].split()[0])
+    assert said >= 0.97
+    assert recall(found, exact) == pytest.approx(said, abs=0.02)
+    assert np.diff(found.indptr).max() <= 8 and not found.diagonal().any()
+    both = (found != 0).multiply(exact != 0)
+    if metric == "cosine":  # of what both have, the weights are the same: they are not approximate
+        np.testing.assert_allclose((both * found).data, (both * exact).data)
+
+
+@pytest.mark.parametrize("block", [1, 37, 10_000])
+def test_approximate_does_not_depend_on_blocks_and_is_repeatable(block):
+    points = clustered(700, 6, 20, np.random.default_rng(4))
+    one, other = (
+        neighbour_graph("artist", points, 5, "euclidean", method="approximate", seed=3, block=b)
+        for b in (None, block)
+    )
+    assert (one != other).nnz == 0
+
+
+def test_approximate_on_a_cluster_gives_the_same():
+    points = clustered(400, 6, 20, np.random.default_rng(4))
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        there = neighbour_graph("artist", points, 5, method="approximate", client=client)
+    assert (there != neighbour_graph("artist", points, 5, method="approximate")).nnz == 0
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_points_that_are_all_alike_or_alone_are_treated_as_exactly(sparse):
+    rng = np.random.default_rng(5)
+    # Large categories in one point each, and points far from all others: regions of one.
+    points = np.concatenate([np.repeat(np.eye(3, 70), 200, axis=0), 50 * rng.normal(size=(30, 70))])
+    points = sp.csr_array(points) if sparse else points
+    for metric in ("cosine", "euclidean"):
+        found = neighbour_graph("artist", points, 4, metric, method="approximate")
+        exact = neighbour_graph("artist", points, 4, metric)
+        assert (found != 0).multiply(exact != 0).nnz >= 0.97 * exact.nnz
+        ours = found[:600] - exact[:600]
+        assert abs(ours).max() < 1e-9
+        if metric == "euclidean":
+            assert (np.diff(found.indptr) == 4).all()
+
+
+def test_what_has_no_regions_is_searched_exactly():
+    points = np.random.default_rng(6).normal(size=(600, 60))  # no structure: half of all must be looked at
+    notes = []
+    neighbors.EXACT_UP_TO, before = 500, neighbors.EXACT_UP_TO
+    try:
+        found = neighbour_graph("artist", points, 5, note=notes.append)
+    finally:
+        neighbors.EXACT_UP_TO = before
+    assert notes == []
+    assert (found != neighbour_graph("artist", points, 5, method="exact")).nnz == 0

@@ -1,0 +1,142 @@
+"""Sorting entries by their coordinates: a parallel radix sort, compiled by Numba.
+
+Coordinates are packed into keys of at most 63 bits, and sorted by a key's lowest digit first, a digit of
+at most 11 bits a pass. Each pass is a counting sort: every run of entries counts its digits, a running
+sum over digits and runs says where each entry goes, and every run moves its own. A pass keeps the order
+of equals, so the result depends neither on the number of threads nor on how coordinates are packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+
+DIGIT_BITS = 11  # 2048 counters a run stay in the nearest cache
+KEY_LIMIT = np.iinfo(np.int64).max
+
+
+def stable_order(coords: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The order that sorts entries by the first coordinate, then the second and so on.
+
+    Parameters
+    ----------
+    coords
+        Integer arrays of one length n, each from 0 to below its size.
+    sizes
+        Their number of values; the product may exceed 64 bits.
+
+    Returns
+    -------
+    order, new
+        (n,) integers: entry ``order[k]`` comes k-th, equal ones as they were given; (n,) bool: whether
+        the k-th differs from the one before it.
+    """
+    count = len(coords[0])
+    order = np.arange(count, dtype=np.int32 if count <= np.iinfo(np.int32).max else np.int64)
+    keys = []
+    for members, limit in _groups(sizes):
+        key = np.zeros(count, dtype=np.int64)
+        for at in members:
+            _append(key, coords[at], sizes[at])
+        keys.append((key, limit))
+    for key, limit in reversed(keys):
+        order = _sort(key if len(keys) == 1 else take(key, order), order, limit)
+    new = np.zeros(count, dtype=np.bool_)
+    for key, _ in keys:
+        _mark_changes(key, order, new)
+    return order, new
+
+
+def take(source: np.ndarray, entries: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
+    """``source[entries]`` as ``dtype``, by all threads."""
+    taken = np.empty(len(entries), dtype=dtype or source.dtype)
+    _take(source, entries, taken)
+    return taken
+
+
+def sum_groups(values: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The float64 sum of each group ``values[order[starts[g]:starts[g + 1]]]``, one after the other."""
+    total = np.empty(len(starts), dtype=np.float64)
+    _sum_groups(values, order, starts, total)
+    return total
+
+
+def _groups(sizes: Sequence[int]) -> list[tuple[list[int], int]]:
+    """Consecutive coordinates that fit one key together, and how many keys there can be."""
+    groups: list[tuple[list[int], int]] = []
+    for at, size in enumerate(sizes):
+        if groups and groups[-1][1] * size <= KEY_LIMIT:
+            members, limit = groups.pop()
+            groups.append(([*members, at], limit * size))
+        else:
+            groups.append(([at], size))
+    return groups
+
+
+def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:
+    """The entries of ``order`` sorted by ``key``, which has that order and stays below ``limit``."""
+    bits = max(1, (limit - 1).bit_length())
+    passes = -(-bits // DIGIT_BITS)
+    digit = -(-bits // passes)
+    bounds = np.linspace(0, len(key), numba.get_num_threads() + 1).astype(np.int64)
+    spare = (np.empty_like(key), np.empty_like(key))
+    spare_order = (np.empty_like(order), np.empty_like(order))
+    for number in range(passes):
+        to, to_order = spare[number % 2], spare_order[number % 2]
+        _sort_digit(key, order, number * digit, digit, bounds, to, to_order)
+        key, order = to, to_order
+    return order
+
+
+@numba.njit(parallel=True, cache=True)
+def _sort_digit(key, order, shift, bits, bounds, to, to_order):  # type: ignore[no-untyped-def]
+    digits = 1 << bits
+    mask = digits - 1
+    runs = len(bounds) - 1
+    place = np.zeros((runs, digits), dtype=np.int64)
+    for run in numba.prange(runs):
+        for e in range(bounds[run], bounds[run + 1]):
+            place[run, (key[e] >> shift) & mask] += 1
+    total = 0
+    for digit in range(digits):
+        for run in range(runs):
+            count = place[run, digit]
+            place[run, digit] = total
+            total += count
+    for run in numba.prange(runs):
+        for e in range(bounds[run], bounds[run + 1]):
+            digit = (key[e] >> shift) & mask
+            at = place[run, digit]
+            place[run, digit] = at + 1
+            to[at] = key[e]
+            to_order[at] = order[e]
+
+
+@numba.njit(parallel=True, cache=True)
+def _append(key, coord, size):  # type: ignore[no-untyped-def]
+    for e in numba.prange(len(key)):
+        key[e] = key[e] * size + coord[e]
+
+
+@numba.njit(parallel=True, cache=True)
+def _mark_changes(key, order, new):  # type: ignore[no-untyped-def]
+    for k in numba.prange(len(order)):
+        new[k] |= k == 0 or key[order[k]] != key[order[k - 1]]
+
+
+@numba.njit(parallel=True, cache=True)
+def _take(source, entries, taken):  # type: ignore[no-untyped-def]
+    for k in numba.prange(len(entries)):
+        taken[k] = source[entries[k]]
+
+
+@numba.njit(parallel=True, cache=True)
+def _sum_groups(values, order, starts, total):  # type: ignore[no-untyped-def]
+    for group in numba.prange(len(starts)):
+        stop = starts[group + 1] if group + 1 < len(starts) else len(order)
+        added = 0.0
+        for k in range(starts[group], stop):
+            added += values[order[k]]
+        total[group] = added
