@@ -3,7 +3,7 @@ BIN := .venv/bin
 # Touched last: an installation that failed half-way leaves no stamp and is repeated.
 INSTALLED := .venv/installed
 
-.PHONY: .venv demo test lint
+.PHONY: .venv demo test test-gpu cuda-check lint
 
 .venv: $(INSTALLED)
 
@@ -35,6 +35,14 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# The tests on a GPU, for a machine that has one; elsewhere each says that it is skipped.
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu -rs
+
+# Compiles the CUDA kernels, where there is nvcc; no GPU is needed.
+cuda-check: $(INSTALLED)
+	$(BIN)/python -m tests.cuda.check
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

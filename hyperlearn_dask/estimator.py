@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from hyperlearn_dask.backend import check_device
 from hyperlearn_dask.config import TrainingSpec, training_from
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
@@ -43,6 +44,8 @@ class HyperLearn:
         mu, for all modalities that have a graph or by modality.
     ridge, schedule, sweeps, tolerance, start, seed, dtype, draws, burn_in
         See :class:`hyperlearn_dask.config.TrainingSpec`.
+    device
+        ``cuda``: training in this process keeps its data and factors on the GPU; needs CuPy.
 
     Attributes
     ----------
@@ -76,11 +79,12 @@ class HyperLearn:
         schedule: Literal["parallel", "sequential"] = "parallel",
         sweeps: int = 100,
         tolerance: float = 1e-4,
-        start: Literal["auto", "clustered", "random"] = "auto",
+        start: Literal["auto", "degree", "clustered", "random"] = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float64",
         draws: int = 0,
         burn_in: int = 20,
+        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         # ``rank`` is a question to the model as well, so parameters live apart from the methods.
         self._params: dict[str, Any] = {
@@ -97,6 +101,7 @@ class HyperLearn:
             "dtype": dtype,
             "draws": draws,
             "burn_in": burn_in,
+            "device": device,
         }
         self._model: Model | None = None
 
@@ -134,9 +139,13 @@ class HyperLearn:
                 return self.fit(open_hypergraph(path), client=client, on_sweep=on_sweep)
         training = self._training()
         terms = self._terms(hypergraph)
+        device = self._params["device"]
+        check_device(device, client is not None)
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
-        model = fit(hypergraph, problem, training, targets=targets, client=client, on_sweep=on_sweep)
+        model = fit(
+            hypergraph, problem, training, targets=targets, device=device, client=client, on_sweep=on_sweep
+        )
         ranked = [name for name, term in terms.items() if term.evidence]
         self._model = add_evidence(model, hypergraph, ranked, training)
         return self
@@ -167,9 +176,18 @@ class HyperLearn:
         relation: str | None = None,
         top: int = 10,
         exclude: Collection[str] = (),
+        with_uncertainty: bool = False,
     ) -> ranking.Ranking:
         """The entities of ``target`` that go best with the given ones: see :func:`..use.rank.rank`."""
-        return ranking.rank(self.model_, target, given, relation=relation, top=top, exclude=exclude)
+        return ranking.rank(
+            self.model_,
+            target,
+            given,
+            relation=relation,
+            top=top,
+            exclude=exclude,
+            with_uncertainty=with_uncertainty,
+        )
 
     def similar(self, modality: str, entity: str, top: int = 10) -> ranking.Ranking:
         """The entities most like one of the same modality: see :func:`..use.rank.similar`."""

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pipeline.cli import main
+from tests.cuda import fake_cupy
 
 SETTINGS = """
 title = "A film club"
@@ -130,6 +132,29 @@ class Ended:
     @property
     def document(self) -> Any:
         return json.loads(self.out)
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def cupy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """CuPy: an emulation that runs the kernels on the host (where there is g++), or a GPU's."""
+    return _cupy(request.param, monkeypatch)
+
+
+@pytest.fixture(params=["numpy", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The array module a numeric test runs on: NumPy always, CuPy emulated, CuPy where there is a GPU."""
+    return np if request.param == "numpy" else _cupy(request.param, monkeypatch)
+
+
+def _cupy(kind: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    if kind == "emulated":
+        if shutil.which("g++") is None:
+            pytest.skip("there is no g++ to run CUDA kernels on the host")
+        return fake_cupy.install(monkeypatch)
+    cupy = pytest.importorskip("cupy", reason="CuPy is not installed", exc_type=ImportError)
+    if not cupy.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    return cupy
 
 
 @pytest.fixture

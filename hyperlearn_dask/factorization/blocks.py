@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization import kernels
-from hyperlearn_dask.factorization.filters import conjugate_gradients, solve_resolvent
-from hyperlearn_dask.factorization.grams import term_gram
+from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
+from hyperlearn_dask.factorization.grams import inner, term_gram
+from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.factorization.shards import Product
 
@@ -58,17 +59,19 @@ def assemble(
     for term in problem.terms_of(modality):
         free = term.free(term.mode(modality))
         to = place[term.columns[free]]
+        run = slice(None) if len(to) == len(columns) else beside(to, right)
         scale = 2 * term.weight
         if term.absent == "zero":
             common, known = _zero_background(term, modality, grams)
             gram[np.ix_(to, to)] += scale * common
-            right[:, to] -= xp.asarray(scale * known, dtype=dtype)
+            if len(term.fixed(term.mode(modality))):
+                right[:, run] -= xp.asarray(scale * known, dtype=dtype)
         for product in products:
             if product.term != term.name:
                 continue
             if product.right is not None:
                 span = slice(product.first_row, product.first_row + len(product.right))
-                right[span, to] += scale * product.right
+                right[span, run] += scale * product.right
             if product.common is not None:
                 gram[np.ix_(to, to)] += scale * product.common
             if product.gram is not None:
@@ -90,13 +93,14 @@ def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> 
         if together:
             row_grams[rows, run, run] += scale * gram[rows]
         else:
-            row_grams[rows, to[:, None], to] += scale * gram[rows]
+            at_columns = beside(to, row_grams)
+            row_grams[rows, at_columns[:, None], at_columns] += scale * gram[rows]
 
 
 def _regular(gram: Array, dtype: np.dtype) -> Array:
     """H, or the H_i, with a ridge of the size of its rounding errors: no block is singular."""
     width = gram.shape[-1]
-    diagonal = np.arange(width)
+    diagonal = beside(np.arange(width), gram)
     most = float(gram[..., diagonal, diagonal].max()) if gram.size else 0.0
     gram[..., diagonal, diagonal] += width * np.finfo(dtype).eps * max(most, np.finfo(np.float32).tiny)
     return gram
@@ -141,13 +145,43 @@ def solve_block(
     return solve(system, laplacian, mu, start, tolerance)
 
 
+def descent(
+    system: BlockSystem,
+    laplacian: Array | None,
+    mu: float,
+    block: Array,
+    before: Array | None,
+    tolerance: float,
+) -> tuple[Array, float, float]:
+    """The way from present values to the block's solution, and F's slope along it.
+
+    Parameters
+    ----------
+    block, before
+        The modality's free columns and another direction for them, or None (n x f).
+    tolerance
+        Relative residual to which the way is solved.
+
+    Returns
+    -------
+    W (n x f), <G, W>, <G, before>
+        With G = minus the gradient, W solves the block's system with G for c.
+    """
+    if array_module(block) is np and not system.by_row and (laplacian is None or mu == 0) and block.shape[1]:
+        w, q = _spectrum(system)
+        return dense.way(system.gram, (q / w) @ q.T, system.right, block, before)
+    downhill = residual(system, laplacian, mu, block)
+    way = solve_block(BlockSystem(system.gram, downhill), laplacian, mu, np.zeros_like(downhill), tolerance)
+    return way, inner(downhill, way), 0.0 if before is None else inner(downhill, before)
+
+
 def residual(system: BlockSystem, laplacian: Array | None, mu: float, block: Array) -> Array:
     """c_i - H_i a_i - mu (L A)_i: minus the gradient of F in the modality's free columns (n x f)."""
     xp = array_module(block)
     gram = xp.asarray(system.gram, dtype=block.dtype)
     rest = system.right - (_times(gram, block) if system.by_row else block @ gram)
     if laplacian is not None and mu > 0:
-        rest -= mu * (laplacian @ block)
+        rest -= mu * graph_product(laplacian, block)
     return rest
 
 
@@ -156,8 +190,7 @@ def _solve_common(
 ) -> Array:
     """A H + mu L A = C. With H = Q diag(w) Q', column r of A Q is (mu L + w_r I)^-1 (C Q)_r."""
     xp = array_module(system.right)
-    w, q = np.linalg.eigh(system.gram)
-    w = np.maximum(w, np.finfo(system.right.dtype).eps * w[-1])
+    w, q = _spectrum(system)
     basis = xp.asarray(q, dtype=system.right.dtype)
     rotated = system.right @ basis
     if laplacian is None:
@@ -165,6 +198,12 @@ def _solve_common(
     else:
         rotated = solve_resolvent(laplacian, mu, w, rotated, start @ basis, tolerance)
     return rotated @ basis.T
+
+
+def _spectrum(system: BlockSystem) -> tuple[np.ndarray, np.ndarray]:
+    """H = Q diag(w) Q', with w no smaller than its rounding errors."""
+    w, q = np.linalg.eigh(system.gram)
+    return np.maximum(w, np.finfo(system.right.dtype).eps * w[-1]), q
 
 
 def _solve_by_row(
@@ -178,7 +217,7 @@ def _solve_by_row(
     diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
     inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
     return conjugate_gradients(
-        lambda y: _times(h, y) + mu * (laplacian @ y),
+        lambda y: _times(h, y) + mu * graph_product(laplacian, y),
         system.right,
         lambda y: _times(inverse, y),
         start,

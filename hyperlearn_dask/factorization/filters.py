@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.factorization import kernels
 
 # Above this degree the resolvent is applied by conjugate gradients, which adapt to the spectrum.
 SILLY_DEGREE = 400
@@ -31,22 +32,14 @@ def chebyshev_apply(laplacian: Array, block: Array, coefficients: Array) -> Arra
 
     Returns
     -------
-    (n x f) array; besides it two blocks of that size are held.
+    (n x f) array; besides it at most two blocks of that size are held.
     """
-    result = coefficients[0] * block
-    if len(coefficients) == 1:
-        return result
-    # T_0 = I, T_1 = L~, T_{k+1} = 2 L~ T_k - T_{k-1}
-    before, now = block, laplacian @ block - block
-    result += coefficients[1] * now
-    for c in coefficients[2:]:
-        after = laplacian @ now
-        after -= now
-        after *= 2
-        after -= before
-        before, now = now, after
-        result += c * now
-    return result
+    return kernels.chebyshev(laplacian, block, coefficients)
+
+
+def graph_product(laplacian: Array, block: Array) -> Array:
+    """L B, (n x f)."""
+    return kernels.graph_product(laplacian, block)
 
 
 def resolvent_coefficients(weights: np.ndarray, mu: float, tolerance: float) -> np.ndarray:
@@ -99,7 +92,7 @@ def solve_resolvent(
     w = xp.asarray(weights, dtype=block.dtype)
     diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=block.dtype)[:, None] + w
     return conjugate_gradients(
-        lambda y: mu * (laplacian @ y) + w * y,
+        lambda y: mu * graph_product(laplacian, y) + w * y,
         block,
         lambda y: y / diagonal,
         start,

@@ -1,10 +1,11 @@
-"""Gram matrices from which every term takes the part it needs."""
+"""Gram matrices, from which every term takes the part it needs, and the rest of the algebra of factors."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import Array, array_module, to_host
+from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.factorization.problem import Term
 
 
@@ -15,14 +16,18 @@ def augmented_gram(left: Array, right: Array | None = None) -> np.ndarray:
     """
     rank = left.shape[1]
     gram = np.zeros((rank + 1, rank + 1))
+    gram[:rank, :rank], gram[rank, :rank] = _products(left, left if right is None else right)
     if right is None:
-        gram[:rank, :rank] = _host(left.T @ left)
-        gram[rank, :rank] = gram[:rank, rank] = _host(left.sum(axis=0, dtype=np.float64))
+        gram[:rank, rank] = gram[rank, :rank]
         gram[rank, rank] = len(left)
-    else:
-        gram[:rank, :rank] = _host(left.T @ right)
-        gram[rank, :rank] = _host(right.sum(axis=0, dtype=np.float64))
     return gram
+
+
+def _products(left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
+    """left' right and 1' right."""
+    if array_module(left) is np:
+        return dense.gram(left, right)
+    return to_host(left.T @ right), to_host(right.sum(axis=0, dtype=np.float64))
 
 
 def term_gram(term: Term, mode: int, gram: np.ndarray) -> np.ndarray:
@@ -32,5 +37,13 @@ def term_gram(term: Term, mode: int, gram: np.ndarray) -> np.ndarray:
     return gram[np.ix_(columns, columns)]
 
 
-def _host(array: Array) -> np.ndarray:
-    return array.get() if hasattr(array, "get") else array
+def inner(a: Array, b: Array) -> float:
+    """<A, B>, added up in float64."""
+    return float((a * b).sum(dtype=np.float64))
+
+
+def moved(start: Array, step: float, direction: Array) -> Array:
+    """A + alpha D, in A's dtype."""
+    if array_module(start) is np and start.flags.c_contiguous and direction.flags.c_contiguous:
+        return dense.moved(start, step, direction)
+    return start + start.dtype.type(step) * direction

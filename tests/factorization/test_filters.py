@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import eval_chebyt
 
+from hyperlearn_dask.backend import to_device, to_host
 from hyperlearn_dask.factorization import filters
 
 from .made_up import random_laplacian
@@ -12,16 +13,8 @@ def graph():
     return random_laplacian(np.random.default_rng(0), 40, isolated=2)
 
 
-def sparse_on(xp, matrix):
-    if xp is np:
-        return matrix
-    import cupyx.scipy.sparse
-
-    return cupyx.scipy.sparse.csr_matrix(matrix)
-
-
-def host(array):
-    return array.get() if hasattr(array, "get") else array
+def device_of(xp):
+    return "cpu" if xp is np else "cuda"
 
 
 def test_chebyshev_apply_is_the_polynomial_of_the_eigenvalues(xp, graph):
@@ -32,8 +25,10 @@ def test_chebyshev_apply_is_the_polynomial_of_the_eigenvalues(xp, graph):
     for r in range(3):
         h = sum(c * eval_chebyt(k, values - 1) for k, c in enumerate(coefficients[:, r]))
         expected[:, r] = vectors @ (h * (vectors.T @ block[:, r]))
-    got = filters.chebyshev_apply(sparse_on(xp, graph), xp.asarray(block), xp.asarray(coefficients))
-    np.testing.assert_allclose(host(got), expected, atol=1e-12)
+    got = filters.chebyshev_apply(
+        to_device(graph, device_of(xp)), xp.asarray(block), xp.asarray(coefficients)
+    )
+    np.testing.assert_allclose(to_host(got), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("ratio", [1e-5, 1e-3, 1e-2, 1.0, 100.0])
@@ -47,9 +42,9 @@ def test_the_resolvent_is_the_dense_solve_to_1e_8(xp, graph, ratio):
         [np.linalg.solve(mu * graph.toarray() + w * np.eye(40), block[:, r]) for r, w in enumerate(weights)]
     )
     got = filters.solve_resolvent(
-        sparse_on(xp, graph), mu, weights, xp.asarray(block), xp.zeros((40, 3)), 1e-13
+        to_device(graph, device_of(xp)), mu, weights, xp.asarray(block), xp.zeros((40, 3)), 1e-13
     )
-    np.testing.assert_allclose(host(got), expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
+    np.testing.assert_allclose(to_host(got), expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 
 def test_both_ways_of_the_resolvent_are_exercised_above():
@@ -89,5 +84,5 @@ def test_conjugate_gradients_solve_columns_of_very_different_scale(xp):
     expected = np.linalg.solve(matrix, right)
     for r in range(3):
         np.testing.assert_allclose(
-            host(got)[:, r], expected[:, r], rtol=0, atol=1e-9 * max(np.abs(expected[:, r]).max(), 1e-300)
+            to_host(got)[:, r], expected[:, r], rtol=0, atol=1e-9 * max(np.abs(expected[:, r]).max(), 1e-300)
         )

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlearn_dask.factorization.kernels import cpu
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 from .made_up import random_tensor
 
@@ -68,6 +69,29 @@ def test_mttkrp_of_all_modes_and_of_each_is_the_loop(case):
         np.testing.assert_allclose(together[mode], expected, rtol=tolerance, atol=tolerance * 10)
         alone = cpu.mttkrp(tensor, matrices, (mode,))
         np.testing.assert_allclose(alone[mode], expected, rtol=tolerance, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("rank", [8, 9, 32, 41])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_any_number_of_columns_and_threads_is_the_loop(rank, dtype):
+    rng = np.random.default_rng(rank)
+    tensor = random_tensor(rng, (40, 7, 5), 150)
+    heavy = tensor.coords[0].copy()
+    heavy[20:120] = heavy[20]  # a row that several threads share
+    heavy[120:] = np.maximum(heavy[120:], heavy[20])
+    tensor = SparseTensor((heavy, *tensor.coords[1:]), tensor.values, tensor.shape)
+    matrices = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in tensor.shape)
+    directions = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in tensor.shape)
+    moved = tuple(a.astype(float) + 0.5 * d for a, d in zip(matrices, directions))
+    line = cpu.line(tensor, matrices, directions, 0.0)
+    expected = -2 * tensor.values @ loop_values(tensor, moved)
+    scale = np.abs(tensor.values).sum() * rank * 10
+    assert np.polynomial.polynomial.polyval(0.5, line) == pytest.approx(
+        expected, abs=TOLERANCE[dtype] * scale
+    )
+    for mode, rows in cpu.mttkrp(tensor, matrices, (2, 0, 1)).items():
+        expected = loop_mttkrp(tensor, matrices, mode)
+        np.testing.assert_allclose(rows, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * 100)
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,18 +1,25 @@
 """Tensor kernels for the CPU, compiled by Numba; any order, any rank, float32 and float64.
 
-Entries are sorted by the tensor's longest mode, the *sort mode*. A pass gives each thread a run of
-entries that ends where a row of the sort mode ends: that mode's rows have one writer each, and the
-other, shorter modes accumulate into an output of the thread's own.
+Entries are sorted by the tensor's longest mode, the *sort mode*. One pass in that order forms the
+products of all modes (:mod:`.passes`): a row of the sort mode is added up in registers and written
+once; the other, shorter modes accumulate into an output of each thread's own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numba
 import numpy as np
 
+from hyperlearn_dask.factorization.kernels import passes
+from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 Matrices = tuple[np.ndarray, ...]
+
+# Columns that a pass over the entries can be compiled for; the last fills registers well.
+WIDTHS = (8, 16, 32)
 
 
 def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> dict[int, np.ndarray]:
@@ -33,19 +40,41 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
         Per mode m an (n_m x R) array: row i is sum over entries with i_m = i of
         x_i * prod_{o != m} A_o[i_o].
     """
-    coords, values = _kernel_input(tensor, matrices)
-    bounds = _thread_bounds(tensor)
-    threads = len(bounds) - 1
-    rank = matrices[0].shape[1]
-    outputs = tuple(
-        np.zeros(
-            (0 if m not in modes else 1 if m == tensor.sort_mode else threads, tensor.shape[m], rank),
-            dtype=matrices[0].dtype,
+    if any(m.shape[1] == 0 for m in matrices):
+        return {m: np.zeros((tensor.shape[m], 0), dtype=matrices[0].dtype) for m in modes}
+    sort, rank, dtype = tensor.sort_mode, matrices[0].shape[1], matrices[0].dtype
+    cuts, rows = _runs(tensor)
+    threads = len(cuts) - 1
+    # The sort mode first, then the other modes that are wanted
+    wanted = [m for m in modes if m != sort]
+    others = [*wanted, *(m for m in range(tensor.order) if m not in (sort, *wanted))]
+    out = np.empty((tensor.shape[sort], rank), dtype=dtype) if sort in modes else None
+    edges = np.zeros((threads, rank), dtype=dtype)
+    owns = tuple(np.zeros((threads, tensor.shape[m], rank), dtype=dtype) for m in wanted)
+    for column, width, count in _column_runs(rank):
+        passes.mttkrp_pass(width, width == count)(
+            tensor.row_starts,
+            _take(tensor.coords, others),
+            tensor.values,
+            matrices[sort],
+            _take(matrices, others),
+            out,
+            edges,
+            owns,
+            cuts,
+            rows,
+            column,
+            count,
         )
-        for m in range(tensor.order)
-    )
-    _mttkrp(coords, values, matrices, bounds, outputs)
-    return {m: outputs[m][0] if len(outputs[m]) == 1 else outputs[m].sum(axis=0) for m in modes}
+    for own in owns:
+        _add_up(own)
+    found = {m: own[0] for m, own in zip(wanted, owns)}
+    if out is not None:
+        for row, edge in zip(rows[1:-1], edges[1:]):
+            if row > 0:
+                out[row - 1] += edge
+        found[sort] = out
+    return found
 
 
 def normal_equations(
@@ -131,8 +160,39 @@ def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight:
     -------
     (2 order + 1,) coefficients in float64, lowest first.
     """
+    total = np.zeros(2 * tensor.order + 1)
+    if weight == 0:
+        total[: tensor.order + 1] = -2 * _inner_line(tensor, matrices, directions)
+        return total
     coords, values = _kernel_input(tensor, matrices)
-    return np.asarray(_line(coords, values, matrices, directions, weight, _thread_bounds(tensor)).sum(axis=0))
+    cuts, _ = _runs(tensor)
+    return np.asarray(_line(coords, values, matrices, directions, weight, cuts).sum(axis=0))
+
+
+def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
+    """The coefficients of <X, [[A + alpha D]]>, (order + 1,)."""
+    sort = tensor.sort_mode
+    others = [m for m in range(tensor.order) if m != sort]
+    cuts, rows = _runs(tensor)
+    line = np.zeros(tensor.order + 1)
+    for column, width, count in _column_runs(matrices[0].shape[1]):
+        totals = np.zeros((len(cuts) - 1, tensor.order + 1, width))
+        passes.inner_line_pass(width, width == count)(
+            tensor.row_starts,
+            _take(tensor.coords, others),
+            tensor.values,
+            matrices[sort],
+            _take(matrices, others),
+            directions[sort],
+            _take(directions, others),
+            cuts,
+            rows,
+            column,
+            count,
+            totals,
+        )
+        line += totals.sum(axis=(0, 2))
+    return line
 
 
 def limit_threads(count: int) -> None:
@@ -145,7 +205,8 @@ def group_by_row(tensor: SparseTensor, mode: int) -> tuple[np.ndarray, np.ndarra
     index = tensor.coords[mode]
     starts = np.zeros(tensor.shape[mode] + 1, dtype=np.int64)
     np.cumsum(np.bincount(index, minlength=tensor.shape[mode]), out=starts[1:])
-    entries = np.arange(tensor.nnz) if mode == tensor.sort_mode else np.argsort(index, kind="stable")
+    sort = mode != tensor.sort_mode
+    entries = stable_order((index,), (tensor.shape[mode],))[0] if sort else np.arange(tensor.nnz)
     return entries.astype(np.int64), starts
 
 
@@ -156,12 +217,25 @@ def _kernel_input(tensor: SparseTensor, matrices: Matrices) -> tuple[tuple[np.nd
     return coords, np.ascontiguousarray(tensor.values, dtype=matrices[0].dtype)
 
 
-def _thread_bounds(tensor: SparseTensor) -> np.ndarray:
-    """Cuts of the entries into one run per thread, none of them inside a row of the sort mode."""
-    rows = tensor.coords[tensor.sort_mode]
-    even = np.linspace(0, tensor.nnz, numba.get_num_threads() + 1).astype(np.int64)
-    inner = np.searchsorted(rows, rows[even[1:-1]]) if tensor.nnz else even[1:-1]
-    return np.concatenate([even[:1], inner, even[-1:]]).astype(np.int64)
+def _runs(tensor: SparseTensor) -> tuple[np.ndarray, np.ndarray]:
+    """An even run of the entries per thread, and the first row that begins in each."""
+    cuts = np.linspace(0, tensor.nnz, numba.get_num_threads() + 1).astype(np.int64)
+    rows = np.searchsorted(tensor.row_starts[:-1], cuts[:-1])
+    return cuts, np.append(rows, tensor.shape[tensor.sort_mode]).astype(np.int64)
+
+
+def _column_runs(rank: int) -> Iterator[tuple[int, int, int]]:
+    """Column runs that cover the rank: where each begins, the width of its pass, the columns in it.
+
+    Passes come in few widths, as each is compiled by itself.
+    """
+    for column in range(0, rank, WIDTHS[-1]):
+        count = min(rank - column, WIDTHS[-1])
+        yield column, next(width for width in WIDTHS if width >= count), count
+
+
+def _take(items: Matrices, modes: Sequence[int]) -> Matrices:
+    return tuple(items[m] for m in modes)
 
 
 def _row_bounds(starts: np.ndarray) -> np.ndarray:
@@ -171,30 +245,13 @@ def _row_bounds(starts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], inner, [len(starts) - 1]]).astype(np.int64)
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _mttkrp(coords, values, matrices, bounds, outputs):  # type: ignore[no-untyped-def]
-    order = len(matrices)
-    rank = matrices[0].shape[1]
-    for thread in numba.prange(len(bounds) - 1):
-        left = np.empty((order, rank), dtype=values.dtype)
-        right = np.empty(rank, dtype=values.dtype)
-        for e in range(bounds[thread], bounds[thread + 1]):
-            # left[m] = x * prod_{o < m} A_o, right = prod_{o > m} A_o
-            left[0, :] = values[e]
-            for m in range(1, order):
-                row = matrices[m - 1][coords[m - 1][e]]
-                for r in range(rank):
-                    left[m, r] = left[m - 1, r] * row[r]
-            right[:] = 1
-            for m in range(order - 1, -1, -1):
-                i = coords[m][e]
-                if outputs[m].shape[0] > 0:
-                    out = outputs[m][min(np.int64(thread), outputs[m].shape[0] - 1), i]
-                    for r in range(rank):
-                        out[r] += left[m, r] * right[r]
-                row = matrices[m][i]
-                for r in range(rank):
-                    right[r] *= row[r]
+@numba.njit(parallel=True, cache=True)
+def _add_up(private):  # type: ignore[no-untyped-def]
+    """private[0] becomes the sum of all."""
+    for i in numba.prange(private.shape[1]):
+        for thread in range(1, private.shape[0]):
+            for r in range(private.shape[2]):
+                private[0, i, r] += private[thread, i, r]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})

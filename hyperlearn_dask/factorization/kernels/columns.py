@@ -1,0 +1,198 @@
+"""A Numba type: some neighbouring columns of one row of a matrix, held in vector registers.
+
+Kernels over entries multiply short rows. Written as loops over columns, every product goes through
+memory, and the compiler must prove that outputs do not overlap. A :class:`Columns` is a value: it is
+loaded, multiplied and added in registers and stored once. Its width is known when a kernel is
+compiled; a partly used one (``full`` false) loads and stores only its first ``count`` columns.
+
+>>> import numba, numpy as np
+>>> @numba.njit
+... def scale_row(matrix, row, x):
+...     none = no_columns(matrix, 8, 0)
+...     count = matrix.shape[1]
+...     store(matrix, row, 0, x * load(matrix, row, 0, none, count), count)
+>>> matrix = np.ones((2, 3))
+>>> scale_row(matrix, 1, 2.0)
+>>> matrix.tolist()
+[[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+# What the compiler may do with sums and products: contract them to one operation, reorder them.
+FLAGS = ("contract", "reassoc", "nsz")
+_I32 = ir.IntType(32)
+
+
+class Columns(types.Type):
+    """``width`` numbers of a dtype; ``full``: whether all of them are columns."""
+
+    def __init__(self, dtype: types.Float, width: int, full: bool) -> None:
+        self.dtype, self.width, self.full = dtype, width, full
+        super().__init__(name=f"Columns({dtype} x {width}{'' if full else ', partly'})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(_scalar(self.dtype), self.width)
+
+
+@register_model(Columns)
+class _ColumnsModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Columns) -> None:
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+def _scalar(dtype: types.Float) -> ir.Type:
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+@intrinsic(prefer_literal=True)
+def no_columns(typingctx, matrix, width, full):  # type: ignore[no-untyped-def]
+    """Zeros: of a matrix's dtype, and as wide as two literals say. What other loads are modelled on."""
+    of = Columns(matrix.dtype, width.literal_value, bool(full.literal_value))
+    return of(matrix, width, full), lambda context, builder, signature, args: ir.Constant(of.ir, None)
+
+
+@intrinsic
+def load(typingctx, matrix, row, column, like, count):  # type: ignore[no-untyped-def]
+    """The columns from ``column`` on of a row; those from ``count`` on are 0 if not ``full``."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pointer = _pointer(context, builder, signature, args, like)
+        if like.full:
+            return builder.load(pointer, align=like.dtype.bitwidth // 8)
+        mask = _mask(builder, args[4], like.width)
+        function = _masked(builder, "load", like)
+        align = ir.Constant(_I32, like.dtype.bitwidth // 8)
+        return builder.call(function, [pointer, align, mask, ir.Constant(like.ir, None)])
+
+    return like(matrix, types.intp, types.intp, like, types.intp), build
+
+
+@intrinsic
+def store(typingctx, matrix, row, column, value, count):  # type: ignore[no-untyped-def]
+    """Write columns to a row of a matrix, from ``column`` on."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pointer = _pointer(context, builder, signature, args, value)
+        align = value.dtype.bitwidth // 8
+        if value.full:
+            builder.store(args[3], pointer, align=align)
+        else:
+            mask = _mask(builder, args[4], value.width)
+            function = _masked(builder, "store", value)
+            builder.call(function, [args[3], pointer, ir.Constant(_I32, align), mask])
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.intp, types.intp, value, types.intp), build
+
+
+@intrinsic
+def prefetch(typingctx, matrix, row, column, like):  # type: ignore[no-untyped-def]
+    """Ask for the cache lines of a row's columns, to be read or written soon."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        byte = ir.IntType(8).as_pointer()
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        )
+        start = builder.bitcast(_pointer(context, builder, signature, args, like), byte)
+        for offset in range(0, like.width * like.dtype.bitwidth // 8, 64):
+            line = builder.gep(start, [ir.Constant(_I32, offset)])
+            builder.call(function, [line, *(ir.Constant(_I32, i) for i in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(matrix, types.intp, types.intp, like), build
+
+
+@intrinsic
+def add_to(typingctx, totals, at, value):  # type: ignore[no-untyped-def]
+    """totals[at, :] += value: float64 sums of columns, (any x width)."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        wide = Columns(types.float64, value.width, True)
+        pointer = _pointer(context, builder, signature, [*args[:2], ir.Constant(args[1].type, 0)], wide)
+        more = args[2] if value.dtype == types.float64 else builder.fpext(args[2], wide.ir)
+        builder.store(builder.fadd(builder.load(pointer, align=8), more, flags=FLAGS), pointer, align=8)
+        return context.get_dummy_value()
+
+    return types.void(totals, types.intp, value), build
+
+
+def _pointer(context, builder, signature, args, columns):  # type: ignore[no-untyped-def]
+    """The address of matrix[row, column], for C-ordered matrices."""
+    matrix = signature.args[0]
+    assert matrix.ndim == 2 and matrix.layout == "C", matrix
+    array = context.make_array(matrix)(context, builder, args[0])
+    width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+    element = builder.gep(array.data, [builder.add(builder.mul(args[1], width), args[2])])
+    return builder.bitcast(element, columns.ir.as_pointer())
+
+
+def _mask(builder, count, width):  # type: ignore[no-untyped-def]
+    """True for the first ``count`` places."""
+    places = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
+    return builder.icmp_signed("<", places, _everywhere(builder, builder.trunc(count, _I32), width))
+
+
+def _masked(builder, what, columns):  # type: ignore[no-untyped-def]
+    pointer, mask = columns.ir.as_pointer(), ir.VectorType(ir.IntType(1), columns.width)
+    scalar = "f32" if columns.dtype == types.float32 else "f64"
+    if what == "load":
+        function = ir.FunctionType(columns.ir, [pointer, _I32, mask, columns.ir])
+    else:
+        function = ir.FunctionType(ir.VoidType(), [columns.ir, pointer, _I32, mask])
+    name = f"llvm.masked.{what}.v{columns.width}{scalar}.p0"
+    return cgutils.get_or_insert_function(builder.module, function, name)
+
+
+def _everywhere(builder, scalar, width):  # type: ignore[no-untyped-def]
+    """A vector of one number."""
+    vector = ir.VectorType(scalar.type, width)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(
+        first, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, width), None)
+    )
+
+
+# value + value, value * value, number * value
+
+
+@type_callable(operator.add)
+def _type_add(context):  # type: ignore[no-untyped-def]
+    return lambda a, b: a if isinstance(a, Columns) and a == b else None
+
+
+@type_callable(operator.mul)
+def _type_multiply(context):  # type: ignore[no-untyped-def]
+    def typer(a, b):  # type: ignore[no-untyped-def]
+        if isinstance(b, Columns) and (a == b or isinstance(a, types.Float)):
+            return b
+        return None
+
+    return typer
+
+
+@lower_builtin(operator.add, Columns, Columns)
+def _add(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    return builder.fadd(*args, flags=FLAGS)
+
+
+@lower_builtin(operator.mul, Columns, Columns)
+def _multiply(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    return builder.fmul(*args, flags=FLAGS)
+
+
+@lower_builtin(operator.mul, types.Float, Columns)
+def _scale(context, builder, signature, args):  # type: ignore[no-untyped-def]
+    number, columns = signature.args
+    scalar = context.cast(builder, args[0], number, columns.dtype)
+    return builder.fmul(_everywhere(builder, scalar, columns.width), args[1], flags=FLAGS)

@@ -1,0 +1,213 @@
+"""Dense passes over tall factor matrices: each reads and writes every row once, on all threads.
+
+A factor has few columns and many rows, so what its algebra costs is memory traffic: the passes fuse
+what a library of matrix products would do in several. Products with small matrices take
+:data:`TOGETHER` rows at a time, whose sums stay in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, store
+
+# Rows whose products share the loads of the small matrix.
+TOGETHER = 4
+# Rows added up in the matrices' own precision before they go to float64.
+TILE = 256
+
+
+def gram(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """left' right (R x R) and 1' right (R,) in float64, of (n x R) matrices."""
+    rank = left.shape[1]
+    width, full = _width(rank)
+    total = np.zeros((numba.get_num_threads(), rank + 1, -(-rank // width) * width))
+    _gram_pass(width, full)(np.ascontiguousarray(left), np.ascontiguousarray(right), total)
+    summed = total.sum(axis=0)[:, :rank]
+    return summed[:rank], summed[rank]
+
+
+def way(
+    gram: np.ndarray, inverse: np.ndarray, right: np.ndarray, block: np.ndarray, before: np.ndarray | None
+) -> tuple[np.ndarray, float, float]:
+    """From A to the solution of A H = C, in one pass: with G = C - A H the way W = G H^-1.
+
+    Parameters
+    ----------
+    gram, inverse
+        H and H^-1 (R x R), symmetric.
+    right, block, before
+        C, A and another matrix B (n x R), of one dtype; B may be None.
+
+    Returns
+    -------
+    W (n x R), <G, W>, <G, B>
+    """
+    dtype, rank = block.dtype, block.shape[1]
+    found = np.empty_like(right)
+    inner = np.zeros((numba.get_num_threads(), 2))
+    _way_pass(*_width(rank))(
+        -gram.astype(dtype),
+        inverse.astype(dtype),
+        right,
+        np.ascontiguousarray(block),
+        None if before is None else np.ascontiguousarray(before),
+        found,
+        inner,
+    )
+    slope, other = inner.sum(axis=0)
+    return found, float(slope), float(other)
+
+
+def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
+    """A + alpha D."""
+    found = np.empty(start.shape, dtype=start.dtype)
+    _move(start.reshape(-1), start.dtype.type(step), direction.reshape(-1), found.reshape(-1))
+    return found
+
+
+@numba.njit(parallel=True, cache=True)
+def _move(start, step, direction, found):  # type: ignore[no-untyped-def]
+    for at in numba.prange(len(start)):
+        found[at] = start[at] + step * direction[at]
+
+
+def _width(rank: int) -> tuple[int, bool]:
+    """The width of the columns to compile for, and whether the rank is a multiple of it."""
+    width = 8 if rank <= 8 else 16 if rank <= 16 else 32
+    return width, rank % width == 0
+
+
+@lru_cache
+def _gram_pass(width: int, full: bool) -> Callable[..., None]:
+    is_full = int(full)
+
+    @numba.njit(parallel=True, cache=True)
+    def run(left, right, totals):  # type: ignore[no-untyped-def]
+        n, rank = left.shape
+        threads = len(totals)
+        for thread in numba.prange(threads):
+            none = no_columns(left, width, is_full)
+            for tile in range(n * thread // threads, n * (thread + 1) // threads, TILE):
+                last = min(tile + TILE, n * (thread + 1) // threads)
+                for column in range(0, rank, width):
+                    count = rank - column
+                    wide = totals[thread][:, column : column + width].copy()
+                    for k in range(0, rank, 8):
+                        sums = (none, none, none, none, none, none, none, none)
+                        for i in range(tile, last):
+                            sums = _add_products(sums, left, i, k, load(right, i, column, none, count))
+                        _add_all(wide, k, rank, sums)
+                    ones = none
+                    for i in range(tile, last):
+                        ones = ones + load(right, i, column, none, count)
+                    add_to(wide, rank, ones)
+                    totals[thread][:, column : column + width] = wide
+
+    return run
+
+
+@lru_cache
+def _way_pass(width: int, full: bool) -> Callable[..., None]:
+    is_full = int(full)
+
+    @numba.njit(parallel=True, cache=True)
+    def run(minus_gram, inverse, right, block, before, found, inner):  # type: ignore[no-untyped-def]
+        n, rank = block.shape
+        threads = len(inner)
+        for thread in numba.prange(threads):
+            none = no_columns(block, width, is_full)
+            downhill = np.empty((TOGETHER, rank), dtype=block.dtype)
+            sums = np.zeros((2, width))
+            for i in range(n * thread // threads, n * (thread + 1) // threads, TOGETHER):
+                # the last rows are done again rather than fewer at a time
+                rows = min(TOGETHER, n * (thread + 1) // threads - i)
+                for column in range(0, rank, width):
+                    count = rank - column
+                    g = (none, none, none, none)
+                    for k in range(rank):
+                        g = _add_rows(g, block, i, rows, k, load(minus_gram, k, column, none, count))
+                    for j in range(rows):
+                        store(
+                            downhill,
+                            j,
+                            column,
+                            _item(g, j, none) + load(right, i + j, column, none, count),
+                            count,
+                        )
+                for column in range(0, rank, width):
+                    count = rank - column
+                    w = (none, none, none, none)
+                    for k in range(rank):
+                        w = _add_rows(w, downhill, 0, rows, k, load(inverse, k, column, none, count))
+                    for j in range(rows):
+                        own = load(downhill, j, column, none, count)
+                        step = _item(w, j, none)
+                        store(found, i + j, column, step, count)
+                        add_to(sums, 0, own * step)
+                        if before is not None:
+                            add_to(sums, 1, own * load(before, i + j, column, none, count))
+            inner[thread, 0] = sums[0].sum()
+            inner[thread, 1] = sums[1].sum()
+
+    return run
+
+
+# Tuples of columns, unrolled by recursion over their types.
+
+
+def _add_products(sums, left, i, k, values): ...  # type: ignore[no-untyped-def]
+def _add_all(totals, k, rank, sums): ...  # type: ignore[no-untyped-def]
+def _add_rows(sums, left, i, rows, k, values): ...  # type: ignore[no-untyped-def]
+def _item(values, j, none): ...  # type: ignore[no-untyped-def]
+
+
+@overload(_add_products)
+def _add_products_(sums, left, i, k, values):  # type: ignore[no-untyped-def]
+    """sums_j += left[i, k + j] values."""
+    if len(sums) == 0:
+        return lambda sums, left, i, k, values: ()
+
+    def body(sums, left, i, k, values):  # type: ignore[no-untyped-def]
+        number = left[i, min(k, left.shape[1] - 1)]
+        return (sums[0] + number * values, *_add_products(sums[1:], left, i, k + 1, values))
+
+    return body
+
+
+@overload(_add_all)
+def _add_all_(totals, k, rank, sums):  # type: ignore[no-untyped-def]
+    if len(sums) == 0:
+        return lambda totals, k, rank, sums: None
+
+    def body(totals, k, rank, sums):  # type: ignore[no-untyped-def]
+        if k < rank:
+            add_to(totals, k, sums[0])
+        _add_all(totals, k + 1, rank, sums[1:])
+
+    return body
+
+
+@overload(_add_rows)
+def _add_rows_(sums, left, i, rows, k, values):  # type: ignore[no-untyped-def]
+    """sums_j += left[i + j, k] values, of the first ``rows`` rows."""
+    if len(sums) == 0:
+        return lambda sums, left, i, rows, k, values: ()
+
+    def body(sums, left, i, rows, k, values):  # type: ignore[no-untyped-def]
+        here = i if rows > 0 else i - 1
+        return (sums[0] + left[here, k] * values, *_add_rows(sums[1:], left, here + 1, rows - 1, k, values))
+
+    return body
+
+
+@overload(_item)
+def _item_(values, j, none):  # type: ignore[no-untyped-def]
+    if len(values) == 0:
+        return lambda values, j, none: none
+    return lambda values, j, none: values[0] if j == 0 else _item(values[1:], j - 1, none)

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from hyperlearn_dask.factorization.kernels import dense
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+
+@pytest.fixture(params=[(1, 1), (7, 3), (1001, 32), (1003, 41)], ids=str)
+def shape(request):
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_gram_is_the_matrix_product(shape, dtype):
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=shape).astype(dtype) for _ in range(2))
+    gram, sums = dense.gram(left, right)
+    scale = TOLERANCE[dtype] * shape[0]
+    np.testing.assert_allclose(gram, left.astype(float).T @ right.astype(float), atol=scale)
+    np.testing.assert_allclose(sums, right.sum(axis=0, dtype=float), atol=scale)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_way_leads_to_the_solution(shape, dtype):
+    rng = np.random.default_rng(1)
+    right, block, before = (rng.normal(size=shape).astype(dtype) for _ in range(3))
+    gram = np.ones((shape[1], shape[1])) + shape[1] * np.eye(shape[1])
+    way, slope, other = dense.way(gram, np.linalg.inv(gram), right, block, before)
+    downhill = right.astype(float) - block.astype(float) @ gram
+    np.testing.assert_allclose((block + way) @ gram, right, atol=TOLERANCE[dtype] * 1000)
+    assert slope == pytest.approx((downhill * way).sum(), rel=TOLERANCE[dtype] * 10)
+    assert other == pytest.approx((downhill * before).sum(), abs=TOLERANCE[dtype] * downhill.size * 100)
+    assert dense.way(gram, np.linalg.inv(gram), right, block, None)[2] == 0
+
+
+def test_a_step_is_taken_in_the_dtype_of_the_start():
+    start, direction = np.ones((3, 2), dtype=np.float32), np.full((3, 2), 4.0, dtype=np.float32)
+    moved = dense.moved(start, 0.25, direction)
+    assert moved.dtype == np.float32
+    assert (moved == 2).all() and (start == 1).all()

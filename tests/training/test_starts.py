@@ -1,0 +1,55 @@
+"""Starts on a small tensor with power-law degrees: none collapses to 0, and all end about as low."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.factorization.starts import start_factors
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.fit import fit, problem_of
+from tests.training.made_up import hypergraph_of
+
+SHAPE = (120, 40, 30, 60)
+NAMES = ("a", "b", "c", "d")
+
+
+def power_law() -> SparseTensor:
+    """Hyperedges of six planted groups, each mode's entities drawn with power-law degrees."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 6, size=3000)
+    columns = []
+    for size in SHAPE:
+        order = np.array([rng.permutation(size) for _ in range(6)])
+        weight = 1 / np.arange(1, size + 1) ** 1.2
+        columns.append(order[group, rng.choice(size, 3000, p=weight / weight.sum())])
+    rows = np.unique(np.column_stack(columns), axis=0)
+    return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), SHAPE)
+
+
+def test_no_seed_collapses_and_all_end_about_as_low() -> None:
+    tensor = power_law()
+    hypergraph = hypergraph_of({"joins": (NAMES, tensor)}, dict(zip(NAMES, SHAPE)))
+    final = []
+    for seed in range(20):
+        training = TrainingSpec(groups={"all": 6}, start="degree", seed=seed, sweeps=60, tolerance=1e-5)
+        problem = problem_of(hypergraph, {"joins": TermSettings()}, training, {})
+        final.append(fit(hypergraph, problem, training).history[-1]["objective"])
+    assert max(final) < 0.97 * np.square(tensor.values).sum()  # A = 0 leaves all of it
+    assert max(final) < 1.01 * min(final)
+
+
+def test_a_degree_start_is_the_degrees_at_the_size_of_the_tensor() -> None:
+    tensor = power_law()
+    hypergraph = hypergraph_of({"joins": (NAMES, tensor)}, dict(zip(NAMES, SHAPE)))
+    problem = problem_of(hypergraph, {"joins": TermSettings()}, TrainingSpec(groups={"all": 6}), {})
+    factors = start_factors(problem, {"joins": tensor}, "degree", 0, "float64")
+    for mode, m in enumerate(NAMES):
+        degree = np.bincount(tensor.coords[mode], minlength=SHAPE[mode])
+        assert np.array_equal(factors[m].max(axis=1) > 0, degree > 0)
+        most = factors[m].max(axis=1) / np.maximum(degree, 1)
+        assert most.max() == pytest.approx(
+            (np.sqrt(tensor.nnz) / 6) ** 0.25 / np.linalg.norm(degree), rel=0.05
+        )
