@@ -127,7 +127,7 @@ def our_rows(name: str, title: str, dataset: Dataset, hypergraph: Hypergraph, se
         problem = problem_of(hypergraph, dataset.relations, training, weights)
         model = fit(hypergraph, problem, training, targets=targets)
         ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
-        model = add_evidence(model, hypergraph, ranked, training)
+        model = add_evidence(model, hypergraph, ranked, training, dataset.graphs_from)
         seconds.append(time.perf_counter() - begin)
         sweeps.append(len(model.history))
         metrics = evaluate(model, hypergraph)

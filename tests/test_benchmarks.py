@@ -12,7 +12,8 @@ import pytest
 import scipy.sparse
 from click.testing import CliRunner
 
-from benchmarks import accuracy, baselines
+from benchmarks import accuracy, baselines, neighbors
+from benchmarks import ingest as ingestion
 from benchmarks.methods import METHODS, Method
 from benchmarks.output import Row, row_of_runs, table, write_rows
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
@@ -155,3 +156,39 @@ def test_wrong_folder_is_one_line(tmp_path: Path) -> None:
 def test_every_data_set_has_settings() -> None:
     for name in METHODS:
         assert (accuracy.SETTINGS / name / "dataset.toml").is_file()
+
+
+def test_ingestion_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+    runner = CliRunner()
+    done = runner.invoke(ingestion.main, ["--rows", "2000", "--json", str(tmp_path / "rows.json")])
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    ours = [row for row in rows if row["method"] == "hyperlearn"]
+    assert [(row["task"], row["metric"]) for row in ours] == [
+        (kind, metric) for kind in ("csv", "parquet") for metric in ("Mrows/s", "peak GiB")
+    ]
+    assert all(row["value"] > 0 and row["seconds"] > 0 for row in ours)
+
+
+def test_tables_to_ingest_are_skewed_and_the_same_each_time() -> None:
+    columns = ingestion.make_columns(5000)
+    counts = np.sort([entry["counts"] for entry in columns["tag"].value_counts().to_pylist()])[::-1]
+    assert counts[0] > 20 * np.median(counts)
+    assert columns.equals(ingestion.make_columns(5000))
+
+
+def test_neighbour_benchmark_compares_at_a_recall() -> None:
+    points = neighbors.make_points(1500, 0.5)
+    truth = neighbors.exact_distances(points)
+    exact = neighbors.with_sklearn(points)
+    assert neighbors.recall(points, exact, truth) == 1
+    worse = np.where(np.arange(neighbors.K) < 4, (exact + 1) % 1500, exact)
+    assert 0.6 <= neighbors.recall(points, worse, truth) < 0.7
+    assert neighbors.recall(points, np.repeat(np.arange(1500)[:, None], 10, axis=1), truth) == 0
+
+    lazy = {"hyperlearn": neighbors.METHODS["hyperlearn exact"], "scikit-learn": neighbors.with_sklearn}
+    lazy["bad and fast"] = lambda points: np.zeros((len(points), neighbors.K), dtype=int)
+    rows = neighbors.benchmark("clustered", 1500, lazy)
+    ratios = {row.method: row.value for row in rows if row.metric == "ratio_to_fastest"}
+    assert ratios["scikit-learn"] == 1 and ratios["bad and fast"] < 1
+    assert {r.method: r.value for r in rows if r.metric == "recall@10"}["hyperlearn"] == 1

@@ -12,6 +12,8 @@ that are sparse products with the training relation X:
   to it.)
 - *votes*: the mean of these shares over an entity's neighbours in its graph, (I - L) X with rows of
   sum 1: one step of the multi-graph convolution, applied to the relation itself.
+- *likeness*: the votes of contexts that are joined with the same as this one, in any relation, and a
+  regression on what it is joined with (:mod:`hyperlearn_dask.factorization.likeness`).
 - *popularity*: the share of t among all hyperedges.
 
 The logarithms (asinh is one, on both sides of 0) are there because the weights come from a softmax: it
@@ -24,12 +26,14 @@ The weights are learned by :mod:`hyperlearn_dask.training.evidence`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
 import scipy.sparse as sp
 
+from hyperlearn_dask.factorization.likeness import Likeness, gather_likeness
+from hyperlearn_dask.factorization.shares import Shares, picked, rows_to_one, shares_of
 from hyperlearn_dask.hypergraph.tensor import Graph, Relation
 
 FACTORS = "factors"
@@ -38,42 +42,20 @@ FAINT = 1e-3  # e_0
 
 
 @dataclass(frozen=True, eq=False)
-class Shares:
-    """Which targets an entity, or a pair of entities, has: CSR (rows x targets), rows of sum 1.
-
-    ``keys``: the codes (rows,) of the entities or pairs that have hyperedges, ascending. ``sizes``: how
-    many entities there are of each modality; a pair (i, j) has the code i * sizes[1] + j.
-    """
-
-    modalities: tuple[str, ...]
-    sizes: tuple[int, ...]
-    keys: np.ndarray
-    table: sp.csr_array
-
-    def rows(self, context: Mapping[str, np.ndarray], length: int) -> sp.csr_array:
-        """The rows (length x targets) of a batch of contexts, empty for what has no hyperedges."""
-        if any(m not in context for m in self.modalities):
-            return sp.csr_array((length, self.table.shape[1]))
-        code = _code([np.asarray(context[m]) for m in self.modalities], self.sizes)
-        place = np.minimum(np.searchsorted(self.keys, code), len(self.keys) - 1)
-        there = np.flatnonzero(self.keys[place] == code)
-        pick = sp.csr_array((np.ones(len(there)), (there, place[there])), shape=(length, len(self.keys)))
-        return sp.csr_array(pick @ self.table)
-
-
-@dataclass(frozen=True, eq=False)
 class Evidence:
     """The local terms of a relation for its target.
 
     ``popularity``: (targets,); ``shares``: by modality and, of larger contexts, pairs of them;
     ``votes``: per modality with a graph the weights (entities x rows of its shares) of the neighbours
-    that have hyperedges, rows of sum 1 or empty. ``weights``: by name of the term.
+    that have hyperedges, rows of sum 1 or empty; ``likeness``: None where nothing is known that
+    contexts could have in common. ``weights``: by name of the term.
     """
 
     target: str
     popularity: np.ndarray
     shares: tuple[Shares, ...]
     votes: dict[str, sp.csr_array]
+    likeness: Likeness | None = None
     weights: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -92,14 +74,15 @@ class Evidence:
             (modality,) = shares.modalities
             if modality in self.votes:
                 yield f"neighbours of {modality}", self._voted(shares, context, length)
+        if self.likeness is not None:
+            yield from self.likeness.found(context, length)
 
     def _voted(self, shares: Shares, context: Mapping[str, np.ndarray], length: int) -> sp.csr_array:
         (modality,) = shares.modalities
         index = np.asarray(context.get(modality, np.full(length, -1)))
         votes = self.votes[modality]
         there = np.flatnonzero(index >= 0)
-        pick = sp.csr_array((np.ones(len(there)), (there, index[there])), shape=(length, votes.shape[0]))
-        return sp.csr_array(pick @ votes @ shares.table)
+        return sp.csr_array(picked(votes, there, index[there], length) @ shares.table)
 
     def standardised(self, scores: np.ndarray) -> np.ndarray:
         """z: factor scores (contexts x targets) with mean 0 and deviation 1 over the targets seen."""
@@ -127,9 +110,14 @@ class Evidence:
             yield name, self.weights[name] * dense
 
 
-def gather_evidence(relation: Relation, target: str, graphs: Mapping[str, Graph]) -> Evidence:
-    """The terms of a relation for a target, from its training tensor; without weights."""
-    tensor, modalities = relation.tensor, relation.modalities
+def gather_evidence(
+    relations: Mapping[str, Relation], name: str, target: str, graphs: Mapping[str, Graph]
+) -> Evidence:
+    """The terms of a relation for a target, from the training tensors of all; without weights.
+
+    ``graphs``: those that vote.
+    """
+    tensor, modalities = relations[name].tensor, relations[name].modalities
     mode = modalities.index(target)
     others = [m for m in range(tensor.order) if m != mode]
     chosen: list[tuple[int, ...]] = [(m,) for m in others]
@@ -137,30 +125,16 @@ def gather_evidence(relation: Relation, target: str, graphs: Mapping[str, Graph]
         chosen += combinations(others, 2)
     shares = []
     for modes in chosen:
-        sizes = tuple(tensor.shape[m] for m in modes)
-        keys, row = np.unique(_code([tensor.coords[m] for m in modes], sizes), return_inverse=True)
-        at = (np.ones(tensor.nnz), (row, tensor.coords[mode]))
-        table = sp.csr_array(at, shape=(len(keys), tensor.shape[mode]))
-        shares.append(Shares(tuple(modalities[m] for m in modes), sizes, keys, _rows_to_one(table)))
+        members = tuple(modalities[m] for m in modes)
+        shape = tuple(tensor.shape[m] for m in [*modes, mode])
+        counts = shares_of([tensor.coords[m] for m in modes], tensor.coords[mode], members, shape)
+        shares.append(replace(counts, table=rows_to_one(counts.table)))
     votes = {}
     for one in shares:
         graph = graphs.get(one.modalities[0])
         if len(one.modalities) == 1 and graph is not None:
             # I - L has the weights of the neighbours off the diagonal, where L has them negative.
             near = sp.csr_array((-graph.laplacian).maximum(0))
-            votes[one.modalities[0]] = _rows_to_one(sp.csr_array(near[:, one.keys]))
+            votes[one.modalities[0]] = rows_to_one(sp.csr_array(near[:, one.keys]))
     share = np.bincount(tensor.coords[mode], minlength=tensor.shape[mode]) / max(1, tensor.nnz)
-    return Evidence(target, share, tuple(shares), votes)
-
-
-def _code(index: list[np.ndarray], sizes: tuple[int, ...]) -> np.ndarray:
-    """One number per entity or pair of entities; -1 where one of them is no entity."""
-    code = index[0].astype(np.int64)
-    for other, size in zip(index[1:], sizes[1:]):
-        code = np.where((code < 0) | (other < 0), -1, code * size + other)
-    return code
-
-
-def _rows_to_one(table: sp.csr_array) -> sp.csr_array:
-    total = table.sum(axis=1)
-    return sp.csr_array(sp.diags_array(1 / np.where(total > 0, total, 1)) @ table)
+    return Evidence(target, share, tuple(shares), votes, gather_likeness(relations, name, target))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -75,11 +75,20 @@ class Model:
         """The standard deviation (n,) of an observation at given coordinates, noise included.
 
         The variance between the posterior draws, and the noise 1 / (2 lambda) of the relation.
+
+        Raises
+        ------
+        InputError
+            When the model has no draws.
         """
-        if self.draws is None:
-            raise InputError("this model has no posterior draws; train it with draws = 100, say")
-        values = np.array([model._predict(relation, coords) for model in self.each_draw()])
-        return np.sqrt(values.var(axis=0) + 1 / (2 * self.problem.terms[relation].weight))
+        return self._deviation(relation, lambda model: model._predict(relation, coords))
+
+    def target_deviations(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The standard deviations (contexts x targets) of what :meth:`score_targets` scores.
+
+        As in :meth:`deviation`; local evidence, which has no posterior, plays no part.
+        """
+        return self._deviation(relation, lambda model: model._score_targets(relation, target, context))
 
     def score_targets(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores (contexts x targets) of every target in each of a batch of contexts.
@@ -107,6 +116,18 @@ class Model:
         for part in parts:
             total += part
         return total
+
+    def _deviation(self, relation: str, value: Callable[[Model], np.ndarray]) -> np.ndarray:
+        """sqrt(variance of a value between the draws + noise), one draw after the other."""
+        if self.draws is None:
+            raise InputError("this model has no posterior draws; train it with draws = 100, say")
+        mean = squares = np.zeros(())
+        for count, model in enumerate(self.each_draw(), 1):
+            # Welford: M_k = M_{k-1} + (x - m_{k-1}) (x - m_k)
+            difference = value(model) - mean
+            mean = mean + difference / count
+            squares = squares + difference * (difference - difference / count)
+        return np.sqrt(squares / count + 1 / (2 * self.problem.terms[relation].weight))
 
     @staticmethod
     def _mean(values: Iterator[np.ndarray]) -> np.ndarray:

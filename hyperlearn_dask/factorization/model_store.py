@@ -4,7 +4,8 @@
 and, where training made some, ``draws`` (the rows of one posterior draw after the other); the root's
 attributes hold the problem, the targets, the history and what training was asked for (``fingerprint``,
 ``settings``). ``evidence/<p>``, where relation p has local evidence, holds ``popularity``, a group per
-table of shares (its ``keys`` and CSR arrays) and one per graph that votes; its attributes the weights.
+table of shares (its ``keys`` and CSR arrays), one per graph that votes and one for the likeness of
+contexts; its attributes the weights.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.evidence import Evidence, Shares
+from hyperlearn_dask.factorization.evidence import Evidence
+from hyperlearn_dask.factorization.likeness import Likeness
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.factorization.shares import Shares
 from hyperlearn_dask.hypergraph.tensor import Modality
 
 if TYPE_CHECKING:
@@ -153,37 +156,69 @@ def _write_evidence(group: zarr.Group, evidence: Evidence) -> None:
     group.attrs.update({"target": evidence.target, "weights": evidence.weights})
     write_array(group, "popularity", evidence.popularity)
     for number, shares in enumerate(evidence.shares):
-        below = group.create_group(f"shares/{number}")
-        below.attrs.update({"modalities": shares.modalities, "sizes": [int(size) for size in shares.sizes]})
-        write_array(below, "keys", shares.keys)
-        _write_table(below, shares.table)
+        _write_shares(group.create_group(f"shares/{number}"), shares)
     for modality, votes in evidence.votes.items():
         _write_table(group.create_group(f"votes/{modality}"), votes)
+    if evidence.likeness is not None:
+        _write_likeness(group.create_group("likeness"), evidence.likeness)
 
 
 def _read_evidence(group: zarr.Group) -> Evidence:
     from hyperlearn_dask.storage import child_group, read_array
 
     parts = child_group(group, "shares")
-    shares = []
-    for number in range(len(list(parts.group_keys()))):
-        below = child_group(parts, str(number))
-        attrs: dict[str, Any] = below.attrs.asdict()
-        shares.append(
-            Shares(
-                tuple(attrs["modalities"]),
-                tuple(attrs["sizes"]),
-                read_array(below, "keys"),
-                _read_table(below),
-            )
-        )
+    numbers = range(len(list(parts.group_keys())))
+    shares = tuple(_read_shares(child_group(parts, str(number))) for number in numbers)
     votes = {}
     if "votes" in group:
         ballots = child_group(group, "votes")
         votes = {modality: _read_table(child_group(ballots, modality)) for modality in ballots.group_keys()}
     own: dict[str, Any] = group.attrs.asdict()
     popularity = read_array(group, "popularity")
-    return Evidence(own["target"], popularity, tuple(shares), votes, dict(own["weights"]))
+    likeness = _read_likeness(child_group(group, "likeness")) if "likeness" in group else None
+    return Evidence(own["target"], popularity, shares, votes, likeness, dict(own["weights"]))
+
+
+def _write_likeness(group: zarr.Group, likeness: Likeness) -> None:
+    for modality, profile in likeness.profiles.items():
+        _write_table(group.create_group(f"profiles/{modality}"), profile)
+    if likeness.known is not None:
+        _write_shares(group.create_group("known"), likeness.known)
+    _write_shares(group.create_group("voters"), likeness.voters)
+    _write_table(group.create_group("described"), likeness.described)
+    _write_table(group.create_group("links"), likeness.links)
+
+
+def _read_likeness(group: zarr.Group) -> Likeness:
+    from hyperlearn_dask.storage import child_group
+
+    profiles = {}
+    if "profiles" in group:
+        below = child_group(group, "profiles")
+        profiles = {modality: _read_table(child_group(below, modality)) for modality in below.group_keys()}
+    return Likeness(
+        profiles,
+        _read_shares(child_group(group, "known")) if "known" in group else None,
+        _read_shares(child_group(group, "voters")),
+        _read_table(child_group(group, "described")),
+        _read_table(child_group(group, "links")),
+    )
+
+
+def _write_shares(group: zarr.Group, shares: Shares) -> None:
+    from hyperlearn_dask.storage import write_array
+
+    group.attrs.update({"modalities": shares.modalities, "sizes": [int(size) for size in shares.sizes]})
+    write_array(group, "keys", shares.keys)
+    _write_table(group, shares.table)
+
+
+def _read_shares(group: zarr.Group) -> Shares:
+    from hyperlearn_dask.storage import read_array
+
+    attrs: dict[str, Any] = group.attrs.asdict()
+    keys = read_array(group, "keys")
+    return Shares(tuple(attrs["modalities"]), tuple(attrs["sizes"]), keys, _read_table(group))
 
 
 def _write_table(group: zarr.Group, table: sp.csr_array) -> None:

@@ -6,14 +6,14 @@ weights, not negative, maximise the likelihood of the held-out targets t in thei
 
     sum_(c,t) log softmax_t(w_0 asinh z(c, .) + sum_k w_k log(1 + e_k(c, .) / e_0)),
 
-over all targets but the others known for c. The final terms have every training hyperedge. Graphs are
-taken as they are: one that was built from the relation itself (a feature of ``kind = "relation"``) has
-seen what is held out, and its votes may weigh a little more than they should.
+over all targets but the others known for c. The final terms have every training hyperedge. A graph that
+was built from such a relation (a feature of ``kind = "relation"``) has seen what is held out: it has no
+part in the second training, and no votes for that relation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -30,14 +30,18 @@ from hyperlearn_dask.training.fit import fit
 
 HELD_OUT = 10  # one hyperedge in so many
 SWEEPS = 15  # of the second training, at most
-TUPLES = 1500  # that weights are learned from, at most
+TUPLES = 3000  # that weights are learned from, at most
 _CELLS = 1 << 25  # factor scores held at once in float32: 128 MiB
 _ROWS = 128  # tuples scored at once
 _SHRINKAGE = 1e-4  # keeps weights finite where every held-out target is easily told
 
 
 def add_evidence(
-    model: Model, hypergraph: Hypergraph, names: Collection[str], training: TrainingSpec
+    model: Model,
+    hypergraph: Hypergraph,
+    names: Collection[str],
+    training: TrainingSpec,
+    graphs_from: Mapping[str, Collection[str]] | None = None,
 ) -> Model:
     """The model with local evidence for some relations; the model itself where none is named.
 
@@ -51,6 +55,8 @@ def add_evidence(
         Relations whose targets (``model.targets``) shall be scored with evidence.
     training
         The settings that the model was trained with.
+    graphs_from
+        Per modality the relations that its graph was built from, where it was built from some.
 
     Raises
     ------
@@ -60,23 +66,28 @@ def add_evidence(
     if not names:
         return model
     held = {name: _hold_out(model, hypergraph.relations[name], training.seed) for name in names}
+    used = graphs_from or {}
+    seen = {m for m, relations in used.items() if not held.keys().isdisjoint(relations)}
     rest = replace(
         hypergraph,
         relations={
             name: _without(relation, held[name]) if name in held else relation
             for name, relation in hypergraph.relations.items()
         },
+        graphs={m: graph for m, graph in hypergraph.graphs.items() if m not in seen},
         path=None,
     )
+    unseeing = {m: mu for m, mu in model.problem.graph_weights.items() if m not in seen}
     shorter = replace(training, sweeps=min(SWEEPS, training.sweeps), draws=0)
-    second = fit(rest, model.problem, shorter)
+    second = fit(rest, replace(model.problem, graph_weights=unseeing), shorter)
     evidence = {}
     for name in names:
         target = model.targets[name]
-        part = gather_evidence(rest.relations[name], target, hypergraph.graphs)
+        graphs = {m: graph for m, graph in hypergraph.graphs.items() if name not in used.get(m, ())}
+        part = gather_evidence(rest.relations, name, target, graphs)
         tuples = hypergraph.relations[name].tensor[held[name]]
         weights = learn_weights(second, part, hypergraph.relations[name], tuples)
-        whole = gather_evidence(hypergraph.relations[name], target, hypergraph.graphs)
+        whole = gather_evidence(hypergraph.relations, name, target, graphs)
         evidence[name] = replace(whole, weights=weights)
     return replace(model, evidence=evidence)
 

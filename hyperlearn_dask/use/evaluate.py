@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import NormalDist
 
 import numpy as np
 import scipy.sparse
@@ -46,8 +47,9 @@ class Metric:
 def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list[Metric]:
     """Every figure for every relation that has test tuples.
 
-    A relation with ``absent = "unknown"`` is rated (see :func:`rating_metrics`), and ranked as well if
-    its settings name a target. Any other is ranked: its target, or its last modality if none is named.
+    A relation with ``absent = "unknown"`` is rated (see :func:`rating_metrics`; with posterior draws
+    also :func:`coverage`), and ranked as well if its settings name a target. Any other is ranked: its
+    target, or its last modality if none is named.
 
     Raises
     ------
@@ -70,6 +72,10 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
         if rated:
             predicted = model.predict(name, test.coords)
             figures = rating_metrics(relation.tensor.values, test.values, predicted, clip=clip)
+            if model.draws is not None:
+                figures["coverage@90"] = coverage(
+                    test.values, predicted, model.deviation(name, test.coords), 0.9
+                )
             metrics += [Metric(name, "rating", None, key, value, test.nnz) for key, value in figures.items()]
         if target is not None:
             scorer = partial(model.ranking_scores, name, target)
@@ -95,6 +101,19 @@ def rating_metrics(
         predicted = np.clip(predicted, train.min(), train.max())
     error = predicted - test
     return {"rmse": float(np.sqrt(np.mean(error**2))), "mae": float(np.mean(np.abs(error)))}
+
+
+def coverage(
+    test: np.ndarray, predicted: np.ndarray, deviation: np.ndarray, probability: float
+) -> float | None:
+    """The share of test values in the central normal interval of a probability around what was predicted.
+
+    Of a calibrated model it is about the probability itself.
+    """
+    if len(test) == 0:
+        return None
+    width = NormalDist().inv_cdf((1 + probability) / 2)
+    return float(np.mean(np.abs(test - predicted) <= width * deviation))
 
 
 def ranking_metrics(ranks: np.ndarray) -> dict[str, float | None]:

@@ -18,13 +18,15 @@ class Ranked:
     """One answer: an entity and its score.
 
     ``why``: what makes up the score, by name: the parts of :meth:`Model.ranking_parts` if one relation
-    answered, the relations if several did. Empty in an answer of :func:`similar`.
+    answered, the relations if several did. Empty in an answer of :func:`similar`. ``deviation``: the
+    standard deviation of the score as an observation, where it was asked for.
     """
 
     id: str
     label: str
     score: float
     why: Mapping[str, float] = field(default_factory=dict, compare=False)
+    deviation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def rank(
     relation: str | None = None,
     top: int = 10,
     exclude: Collection[str] = (),
+    with_uncertainty: bool = False,
 ) -> Ranking:
     """The entities of modality ``target`` that fit best with the given ones.
 
@@ -73,11 +76,15 @@ def rank(
         How many answers are wanted.
     exclude
         Ids or labels of targets to leave out.
+    with_uncertainty
+        Give every answer its standard deviation, between the posterior draws and with the relation's
+        noise: see :meth:`Model.target_deviations`.
 
     Raises
     ------
     InputError
-        When a modality, relation or entity is unknown, or no relation can use something given.
+        When a modality, relation or entity is unknown, or no relation can use something given; with
+        uncertainty, when the model has no posterior draws or the score is not one relation's own value.
     """
     asked = _modality(model, target)
     if target in given:
@@ -94,9 +101,10 @@ def rank(
             parts = {part: own[0] for part, own in model.ranking_parts(name, target, context)}
         else:
             parts[name] = _standardised(model.ranking_scores(name, target, context)[0], allowed)
+    deviations = _deviations(model, target, names, index) if with_uncertainty else None
     scores = np.sum(list(parts.values()), axis=0)
     labels = {m: model.modalities[m].label(i) for m, i in index.items()}
-    return Ranking(target, labels, names, _best(asked, scores, allowed, top, parts))
+    return Ranking(target, labels, names, _best(asked, scores, allowed, top, parts, deviations))
 
 
 def similar(model: Model, modality: str, entity: str, top: int = 10) -> Ranking:
@@ -155,6 +163,23 @@ def _answering(model: Model, target: str, given: tuple[str, ...], relation: str 
     return tuple(partial)
 
 
+def _deviations(
+    model: Model, target: str, relations: tuple[str, ...], index: Mapping[str, int]
+) -> np.ndarray:
+    """The deviation of every target's score, where the score is one relation's own value."""
+    if len(relations) > 1:
+        raise InputError(
+            f"the scores of several relations together ({', '.join(relations)}) have no uncertainty; "
+            "ask one of them by name"
+        )
+    (relation,) = relations
+    if relation in model.evidence and model.evidence[relation].target == target:
+        raise InputError(f"scores of '{relation}' with local evidence have no uncertainty")
+    context = {m: np.array([i]) for m, i in index.items()}
+    deviations: np.ndarray = model.target_deviations(relation, target, context)[0]
+    return deviations
+
+
 def _allowed(model: Model, modality: str, exclude: list[int], top: int) -> np.ndarray:
     """Which entities (bool, one per entity) may be an answer."""
     if top < 1:
@@ -178,6 +203,7 @@ def _best(
     allowed: np.ndarray,
     top: int,
     parts: Mapping[str, np.ndarray] | None = None,
+    deviations: np.ndarray | None = None,
 ) -> tuple[Ranked, ...]:
     """The allowed entities with the highest scores, and why; equal ones in index order."""
     candidates = np.flatnonzero(allowed)
@@ -188,6 +214,7 @@ def _best(
             modality.label(int(i)),
             float(scores[i]),
             {name: float(part[i]) for name, part in (parts or {}).items()},
+            None if deviations is None else float(deviations[i]),
         )
         for i in order
     )

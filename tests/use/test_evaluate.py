@@ -15,7 +15,13 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
-from hyperlearn_dask.use.evaluate import evaluate, filtered_ranks, ranking_metrics, rating_metrics
+from hyperlearn_dask.use.evaluate import (
+    coverage,
+    evaluate,
+    filtered_ranks,
+    ranking_metrics,
+    rating_metrics,
+)
 
 
 def relation_of(train: np.ndarray, test: np.ndarray, shape: tuple[int, ...]) -> Relation:
@@ -153,3 +159,21 @@ def test_evaluate_refuses_another_hypergraph(model: Model) -> None:
     other = dataclasses.replace(hypergraph, modalities={**hypergraph.modalities, "tag": fewer})
     with pytest.raises(InputError, match="other entities of 'tag'"):
         evaluate(model, other)
+
+
+def test_coverage_of_a_known_normal() -> None:
+    generator = np.random.default_rng(0)
+    predicted, deviation = generator.normal(size=20_000), generator.uniform(0.5, 2, size=20_000)
+    values = predicted + deviation * generator.normal(size=20_000)
+    assert coverage(values, predicted, deviation, 0.9) == pytest.approx(0.9, abs=0.01)
+    assert coverage(values, predicted, deviation / 2, 0.9) < 0.65
+    assert coverage(values[:0], predicted[:0], deviation[:0], 0.9) is None
+
+
+def test_a_model_with_draws_says_how_often_its_intervals_hold(model: Model) -> None:
+    assert "coverage@90" not in {m.metric for m in evaluate(model, hypergraph_of(model))}
+    draws = {m: np.repeat(factor[None], 3, axis=0) for m, factor in model.factors.items()}
+    metrics = evaluate(dataclasses.replace(model, draws=draws), hypergraph_of(model))
+    held = next(m for m in metrics if m.metric == "coverage@90")
+    assert (held.relation, held.task) == ("rates", "rating")
+    assert held.value is not None and 0 <= held.value <= 1

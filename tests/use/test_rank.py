@@ -115,3 +115,35 @@ def test_similar_is_the_cosine_of_the_free_columns(model: Model) -> None:
 def test_similar_to_an_entity_nothing_is_known_about(model: Model) -> None:
     with pytest.raises(InputError, match="training knew nothing about '5'"):
         similar(model, "movie", "5")
+
+
+def with_draws(model: Model, count: int = 8) -> Model:
+    """The model with posterior draws around its factors; fixed columns stay as they are."""
+    generator = np.random.default_rng(1)
+    draws = {}
+    for name, factor in model.factors.items():
+        drawn = np.repeat(factor[None], count, axis=0)
+        free = model.problem.free_columns(name)
+        drawn[:, :, free] += generator.normal(scale=0.1, size=(count, len(factor), len(free)))
+        draws[name] = drawn
+    return dataclasses.replace(model, draws=draws)
+
+
+def test_an_answer_with_uncertainty_has_the_deviation_of_an_observation(model: Model) -> None:
+    sampled = with_draws(model)
+    answer = rank(sampled, "movie", {"user": "u2"}, relation="rates", with_uncertainty=True)
+    for row in answer.rows:
+        coords = (np.array([1]), np.flatnonzero(model.modalities["movie"].ids == row.id))
+        each = np.array([draw.predict("rates", coords) for draw in sampled.each_draw()])
+        noise = 1 / (2 * model.problem.terms["rates"].weight)
+        assert row.deviation == pytest.approx(np.sqrt(each.var() + noise))
+        assert row.deviation == pytest.approx(sampled.deviation("rates", coords)[0])
+    assert all(row.deviation is None for row in rank(sampled, "movie", {"user": "u2"}).rows)
+
+
+def test_uncertainty_of_what_has_none(model: Model) -> None:
+    with pytest.raises(InputError, match="no posterior draws"):
+        rank(model, "movie", {"user": "u2"}, with_uncertainty=True)
+    several = {"medium": "medium0", "decade": "decade0"}
+    with pytest.raises(InputError, match=r"several relations together \(in, at\)"):
+        rank(two_relations(1.0), "artist", several, with_uncertainty=True)
