@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 @click.option("--relation", metavar="NAME", help="The relation that shall answer; else those that can.")
 @top_option
 @click.option("--explain", is_flag=True, help="Tell what makes up each score.")
+@click.option(
+    "--with-uncertainty", is_flag=True, help="Tell each score's standard deviation (needs posterior draws)."
+)
 @json_option
 def query(
     model: Path,
@@ -35,6 +38,7 @@ def query(
     relation: str | None,
     top: int,
     explain: bool,
+    with_uncertainty: bool,
     as_json: bool,
 ) -> None:
     """Ask which entities of the modality TARGET go best with what is given.
@@ -50,7 +54,14 @@ def query(
     from hyperlearn_dask.use.rank import rank
     from pipeline import display
 
-    ranking = rank(open_model(model_path(model)), target, given, relation=relation, top=top)
+    ranking = rank(
+        open_model(model_path(model)),
+        target,
+        given,
+        relation=relation,
+        top=top,
+        with_uncertainty=with_uncertainty,
+    )
     if as_json:
         display.print_json(display.ranking_json(ranking, explain=explain))
     else:

@@ -152,19 +152,29 @@ def ranking_json(ranking: Ranking, *, explain: bool = False) -> dict[str, Any]:
     for row in document["rows"]:
         if not explain:
             del row["why"]
+        if row["deviation"] is None:
+            del row["deviation"]
     return document
 
 
 def show_ranking(page: Console, ranking: Ranking, *, explain: bool = False) -> None:
-    """Answers, best first; if that is to be explained, with a column per part of the score."""
+    """Answers, best first, with their deviations if they have any; explained, with a column per part."""
     given = ", ".join(f"{modality} {label}" for modality, label in ranking.given.items())
     by = f" (by {', '.join(ranking.relations)})" if ranking.relations else ""
     parts = list(ranking.rows[0].why) if explain and ranking.rows else []
+    uncertain = any(row.deviation is not None for row in ranking.rows)
     rows = [
-        [number, row.label, f"{row.score:.4f}", *(f"{row.why[part]:.4f}" for part in parts)]
+        [
+            number,
+            row.label,
+            f"{row.score:.4f}",
+            *([f"{row.deviation:.4f}"] if uncertain else []),
+            *(f"{row.why[part]:.4f}" for part in parts),
+        ]
         for number, row in enumerate(ranking.rows, 1)
     ]
-    _table(page, ["", f"{ranking.modality} for {given}{by}", "score", *parts], rows)
+    headings = ["score", *(["deviation"] if uncertain else []), *parts]
+    _table(page, ["", f"{ranking.modality} for {given}{by}", *headings], rows)
 
 
 def show_summary(page: Console, found: dict[str, Any]) -> None:
@@ -189,6 +199,15 @@ def show_summary(page: Console, found: dict[str, Any]) -> None:
         _table(page, ["model", ""], rows)
     if "metrics" in found:
         show_metrics(page, found["metrics"])
+
+
+def show_cluster(page: Console, found: dict[str, Any]) -> None:
+    """Where a cluster is, who is in it, and how to use it."""
+    rows = [["scheduler", found["scheduler"]], ["dashboard", found["dashboard"]]]
+    rows += [["worker", f"{address}  {', '.join(names)}"] for address, names in found["workers"].items()]
+    rows.append(["attach with", f"--scheduler {found['scheduler_file'] or found['scheduler']}"])
+    rows.append(["end with", "Ctrl-C"])
+    _table(page, ["", "cluster"], rows)
 
 
 def _table(page: Console, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.options import (
+    Where,
     dataset_argument,
     json_option,
     out_option,
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 @out_option
 @scheduler_options
 @json_option
-def ingest(dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool) -> None:
+def ingest(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     """Read the raw tables of DATASET into DIR/hypergraph.zarr.
 
     \b
     Example:
       hyperlearn ingest data/museum --out out/museum
     """
-    _make(["ingest"], dataset, out, scheduler, workers, as_json, {})
+    _make(["ingest"], dataset, out, where, as_json, {})
 
 
 @click.command()
@@ -44,29 +45,32 @@ def ingest(dataset: Path, out: Path, scheduler: str, workers: int | None, as_jso
 @out_option
 @scheduler_options
 @json_option
-def graph(dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool) -> None:
+def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     """Build the graph of every modality that has one, in DIR/hypergraph.zarr.
 
     \b
     Example:
       hyperlearn graph data/museum --out out/museum
     """
-    _make(["graph"], dataset, out, scheduler, workers, as_json, {})
+    _make(["graph"], dataset, out, where, as_json, {})
 
 
 @click.command()
 @dataset_argument
 @out_option
-@click.option("--restart", is_flag=True, help="Begin anew, whatever an interrupted training has left.")
+@click.option(
+    "--resume/--restart",
+    default=True,
+    help="Go on from what an interrupted training has left (the default), or begin anew.",
+)
 @training_options
 @scheduler_options
 @json_option
 def train(
     dataset: Path,
     out: Path,
-    restart: bool,
-    scheduler: str,
-    workers: int | None,
+    resume: bool,
+    where: Where,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -81,7 +85,7 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, scheduler, workers, as_json, overrides, restart=restart)
+    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume)
 
 
 @click.command()
@@ -95,7 +99,7 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
     Example:
       hyperlearn evaluate data/museum --out out/museum
     """
-    _make(["evaluate"], dataset, out, "none", None, as_json, {})
+    _make(["evaluate"], dataset, out, Where(), as_json, {})
 
 
 @click.command()
@@ -104,9 +108,7 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @training_options
 @scheduler_options
 @json_option
-def run(
-    dataset: Path, out: Path, scheduler: str, workers: int | None, as_json: bool, **overrides: Any
-) -> None:
+def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
     After an interruption the same command goes on where it was, within training too.
@@ -117,7 +119,7 @@ def run(
       hyperlearn run data/museum --out out/museum --scheduler local
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, scheduler, workers, as_json, overrides)
+    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides)
 
 
 @click.command()
@@ -190,8 +192,7 @@ def _make(
     names: Sequence[str],
     dataset_path: Path,
     out: Path,
-    scheduler: str,
-    workers: int | None,
+    where: Where,
     as_json: bool,
     overrides: dict[str, Any],
     *,
@@ -202,20 +203,26 @@ def _make(
     from hyperlearn_dask.config import load_dataset
     from pipeline import display, stages
 
-    check_scheduler(scheduler, workers)
+    check_scheduler(where.scheduler, where.workers, where.tls)
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
 
         @functools.cache
         def client() -> Client | None:
-            opening = open_scheduler(scheduler, list(dataset.modalities), workers=workers, tell=notes.line)
+            opening = open_scheduler(
+                where.scheduler,
+                list(dataset.modalities),
+                workers=where.workers,
+                tls=where.tls,
+                tell=notes.line,
+            )
             return cluster.enter_context(opening)
 
         job = stages.Job(
             dataset,
             out,
-            None if scheduler == "none" else client,
+            None if where.scheduler == "none" else client,
             notes.training,
             notes.passing,
             notes.line,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hyperlearn_dask.errors import InputError
 
 if TYPE_CHECKING:
+    from hyperlearn_dask.cluster import Tls
     from hyperlearn_dask.config import Dataset
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -29,8 +32,17 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where to compute, as the options say it."""
+
+    scheduler: str = "none"
+    workers: int | None = None
+    tls: Tls | None = None
+
+
 def scheduler_options(command: Command) -> Command:
-    """``--scheduler`` and ``--workers``."""
+    """``--scheduler``, ``--workers`` and the certificates, as one argument ``where``."""
     workers = click.option(
         "--workers",
         type=int,
@@ -41,10 +53,40 @@ def scheduler_options(command: Command) -> Command:
         "--scheduler",
         default="none",
         show_default=True,
-        metavar="none|local|cuda|ADDRESS",
+        metavar="none|local|cuda|ADDRESS|FILE",
         help="Where to compute: in this process, on workers of this machine, on its GPUs, on a Dask cluster.",
     )
-    return scheduler(workers(command))
+
+    @functools.wraps(command)
+    def with_where(*args: Any, scheduler: str, workers: int | None, tls: Tls, **options: Any) -> Any:
+        return command(*args, where=Where(scheduler, workers, tls), **options)
+
+    return cast(Command, scheduler(workers(tls_options(with_where))))
+
+
+def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--tls`` and the three files, as one argument ``tls``."""
+
+    @functools.wraps(command)
+    def with_tls(
+        *args: Any,
+        tls: bool,
+        tls_ca: Path | None,
+        tls_cert: Path | None,
+        tls_key: Path | None,
+        **options: Any,
+    ) -> Any:
+        from hyperlearn_dask.cluster import Tls
+
+        return command(*args, tls=Tls(tls, tls_ca, tls_cert, tls_key), **options)
+
+    decorated: Callable[..., Any] = with_tls
+    for part, text in (("key", "its key"), ("cert", "our certificate"), ("ca", "the authority all trust")):
+        file = click.Path(path_type=Path)
+        option = click.option(f"--tls-{part}", type=file, metavar="PEM", help=f"Certificates: {text}.")
+        decorated = option(decorated)
+    temporary = click.option("--tls", is_flag=True, help="Encrypt the cluster, with temporary certificates.")
+    return temporary(decorated)
 
 
 _OVERRIDES = {

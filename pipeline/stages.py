@@ -87,6 +87,9 @@ class StageReport:
 def output_folder(out: Path) -> Iterator[None]:
     """Make the folder of the results and keep it to ourselves; it goes again if nothing was put there."""
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    for store in (out.resolve(), *out.resolve().parents):
+        if (store / "zarr.json").is_file():
+            raise InputError("is a Zarr store; results go to a folder outside of it", file=store)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -165,11 +168,12 @@ def train_stage(job: Job) -> StageReport:
             client=client,
             on_sweep=on_sweep,
             checkpoints=checkpoints,
+            tell=job.note,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:
         job.tell(f"weighing local evidence for {', '.join(ranked)}")
-    model = add_evidence(model, hypergraph, ranked, dataset.training)
+    model = add_evidence(model, hypergraph, ranked, dataset.training, dataset.graphs_from)
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()
     why = "no model yet" if before is None else _changes(before["asked"], asked)

@@ -342,6 +342,12 @@ CALLS: list[tuple[str, Change, tuple[str, ...], tuple[str, ...]]] = [
     ),
     ("newer version", newer_version, ("info", "OUT"), ("model.zarr", "99")),
     ("broken metadata", broken_metadata, ("similar", "OUT", "tag", "dark"), ("model.zarr",)),
+    (
+        "results inside a store",
+        nothing,
+        ("run", "CLUB", "--out", "OUT/model.zarr/more"),
+        ("model.zarr", "is a Zarr store"),
+    ),
     ("file in the way", file_in_the_way, RUN, ("out", "in the way")),
     ("synth over something", nothing, ("synth", "CLUB", "--sizes", "a=20,b=20"), ("club",)),
     ("synth of one modality", nothing, ("synth", "TMP/new", "--sizes", "a=20"), ("2 or more",)),

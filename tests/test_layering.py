@@ -33,12 +33,18 @@ ALLOWED = {
 }
 
 WITH_DASK = {
-    f"{LIBRARY}.cluster",
+    f"{LIBRARY}.cluster.attach",
+    f"{LIBRARY}.cluster.certificates",
+    f"{LIBRARY}.cluster.local",
+    f"{LIBRARY}.cluster.schedulers",
+    f"{LIBRARY}.cluster.serve",
     f"{LIBRARY}.hypergraph.ingest",
     f"{LIBRARY}.hypergraph.tasks",  # what ingestion submits
     f"{LIBRARY}.hypergraph.neighbors",
     f"{LIBRARY}.hypergraph.interop",
     f"{LIBRARY}.training.distributed",
+    f"{LIBRARY}.training.on_worker",
+    f"{LIBRARY}.training.watch",
 }
 
 
@@ -112,7 +118,9 @@ def test_dask_only_where_it_belongs(module: str) -> None:
     if top & {"dask", "distributed"}:
         assert module in WITH_DASK
     if "dask_cuda" in top:
-        assert module == f"{LIBRARY}.cluster"
+        assert module == f"{LIBRARY}.cluster.local"
+    if top & {"cupy", "cupyx"}:
+        assert module in {f"{LIBRARY}.backend", f"{LIBRARY}.factorization.kernels.cuda"}
 
 
 def test_the_mathematics_needs_only_numpy_scipy_and_numba() -> None:
@@ -137,6 +145,30 @@ for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert f"{LIBRARY}.factorization.model" in done.stdout.split()
+
+
+def test_training_in_process_runs_on_a_bare_machine_and_never_imports_cupy() -> None:
+    script = """
+import sys
+
+blocked = {"dask", "distributed", "zarr", "pyarrow", "sklearn", "rich", "faiss", "pandas"}
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in blocked:
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+from hyperlearn_dask.training.fit import fit
+from tests.training.made_up import two_relations, two_relations_problem
+
+hypergraph = two_relations()
+model = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
+print(len(model.history), "cupy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["2", "False"]
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

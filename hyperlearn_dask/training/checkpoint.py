@@ -48,6 +48,7 @@ class State:
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
     kept: Matrices = field(default_factory=dict)
+    done: bool = False  # whether the sweeps are; such a state is not written
 
     @property
     def place(self) -> str:
@@ -117,9 +118,14 @@ class Checkpoints:
         A checkpoint that cannot be written is told about and is no reason to stop training.
         """
         began = time.monotonic()
-        if began < self._due:
-            return
-        state = take()
+        if began >= self._due:
+            self.write(take())
+            now = time.monotonic()
+            # cost / (cost + pause) <= share
+            self._due = now + max(self._every, (now - began) * (1 - self._share) / self._share)
+
+    def write(self, state: State) -> None:
+        """Write a state; where that cannot be done it is told about."""
         path = self._folder / f"{self._prefix}{len(state.history) + state.draw}.zarr"
         try:
             _write(state, path, self._fingerprint)
@@ -128,9 +134,6 @@ class Checkpoints:
         else:
             self._good = [*(good for good in self._good if good != path), path][-KEPT:]
             self._remove_all_but(self._good)
-        now = time.monotonic()
-        # cost / (cost + pause) <= share
-        self._due = now + max(self._every, (now - began) * (1 - self._share) / self._share)
 
     def clear(self) -> None:
         """Delete them all, those of other trainings as well."""
@@ -198,4 +201,4 @@ def _read(path: Path, fingerprint: str) -> State:
             raise InputError(f"has {role} of '{modality}' in another shape or type", file=path)
         matrices[role][modality] = matrix
     history = tuple(SweepReport(**report) for report in about["history"])
-    return State(history, **matrices, slope=about["slope"], draw=about["draw"])
+    return State(history, slope=about["slope"], draw=about["draw"], **matrices)  # type: ignore[arg-type]

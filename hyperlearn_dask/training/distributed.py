@@ -2,37 +2,98 @@
 
 1. Workers read their shards and Laplacians straight from the store, once, when a step first asks.
 2. A step is one task, named as the paper would (``mttkrp-made-0``, ``solve-artist``), pinned to the
-   worker that has its data. Only factor rows, partial products, Grams and scalars travel.
-3. Every few sweeps the factors are brought in and sent out anew, which cuts off the past that the
-   scheduler must remember to recompute a lost result.
+   worker that has its data. Its result stays there, see :mod:`~hyperlearn_dask.training.on_worker`.
+3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
+   partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
+   and of its direction makes the next factor's rows itself.
+4. A step depends on those before it only while they have not ended. So Dask forgets them, and never
+   makes anything again: what is lost with a worker is :class:`..executor.Lost`, and the driver goes
+   on from the last safe point on the workers that are there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import threading
 import time
-import uuid
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+from weakref import finalize
 
 import numpy as np
-from distributed import Client, get_worker
+from distributed import Client, Future, Scheduler
+from distributed.client import ClosedClientError
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import Array, Device
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization import kernels
-from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.store import read_graph, read_indptr, read_relation, unit_digests
-from hyperlearn_dask.training.executor import Handle, Setting, ShardPlace, held, laplacian_as
-from hyperlearn_dask.training.placement import Pin, place
+from hyperlearn_dask.hypergraph.store import read_indptr, unit_digests
+from hyperlearn_dask.training.executor import Handle, Key, Lost, Setting, ShardPlace, move, part_of
+from hyperlearn_dask.training.on_worker import (
+    SMALL,
+    Given,
+    Kept,
+    Large,
+    Moved,
+    Order,
+    Run,
+    carry_out,
+    forget,
+    greet,
+    hand_out,
+    has_large,
+    read_laplacian,
+    read_shard,
+)
+from hyperlearn_dask.training.placement import Placement, cut, place
+from hyperlearn_dask.training.watch import LOSSES, Watch
+
+CHECK_SECONDS = 2.0  # between looks for workers that have come
+GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep
+_runs = itertools.count()
+
+
+@dataclass(eq=False)
+class _Result:
+    """A result on a worker: under which number, and the future of its receipt.
+
+    ``readers``: the receipts of the steps that read it, after which it may be dropped; ``copies``:
+    rows of it that other workers have, by address and path.
+    """
+
+    address: str
+    number: int
+    receipt: Future | None = None
+    readers: list[Future] = field(default_factory=list)
+    copies: dict[tuple[str, tuple[Any, ...]], _Result | _Sum] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Sum:
+    """Rows of a moved factor that a worker can make of what it has."""
+
+    factor: _Result
+    direction: _Result
+    alpha: float
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a step is given and gives: (part of) a result. ``shared``: its readers shall keep a copy."""
+
+    result: _Result
+    path: tuple[Key, ...] = ()
+    shared: bool = False
 
 
 class DaskExecutor:
     """Steps as pinned tasks on the workers of a client. See :class:`..executor.Executor`."""
+
+    mortal = True
+    device: Device = "cpu"
 
     def __init__(self, client: Client, hypergraph: Hypergraph, setting: Setting) -> None:
         if hypergraph.path is None:
@@ -40,95 +101,249 @@ class DaskExecutor:
         self._client = client
         self._path = str(hypergraph.path.resolve())
         self._setting = setting
-        self._token = uuid.uuid4().hex[:8]
-        self._count = itertools.count()
         self._digests = unit_digests(hypergraph.path)
         self._graphs = set(hypergraph.graphs)
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        self.placement = place(
-            {m: len(entities) for m, entities in hypergraph.modalities.items()},
-            {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations},
-            {address: worker["resources"] for address, worker in workers.items()},
-            {
-                name: (mode, mode == int(np.argmax(hypergraph.relations[name].shape)))
-                for name, mode in setting.target_modes.items()
-            },
-        )
-        self.places = list(self.placement.holders)
+        self._sizes = {m: len(entities) for m, entities in hypergraph.modalities.items()}
+        self.whole = max(self._sizes.values()) * np.dtype(setting.dtype).itemsize <= SMALL // 16
+        self._watch = Watch(client)
+        self._run = Run(client.id, next(_runs), 0)
+        self.numbers = itertools.count()
+        self._garbage: dict[str, deque[tuple[int, list[Future]]]] = defaultdict(deque)
+        self._checked = time.monotonic()
         self.seconds: dict[str, float] = defaultdict(float)
-        self._topic = f"hyperlearn-{self._token}"
+        self._topic = f"hyperlearn-{client.id}-{self._run.number}"
         client.subscribe_topic(self._topic, self._on_event)
+        workers = self._watch.workers()
+        # The cuts stay as they are, whatever becomes of the workers: sums do not change with them.
+        self.places = cut(
+            {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations},
+            {name: int(np.argmax(r.shape)) for name, r in hypergraph.relations.items()},
+            len(workers),
+            setting.target_modes,
+        )
+        self.placement = self._place(workers)
+        with contextlib.suppress(ImportError):  # a scheduler without our package cannot tell
+            self._everywhere(greet, client.run_on_scheduler(_clients), seconds=GOODBYE_SECONDS)
+
+    # Steps.
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
         digest = self._digests[f"graphs/{modality}"] if modality in self._graphs else None
-        data = (_laplacian, self._path, modality, digest, self._setting.dtype)
-        return self._submit(name, self.placement.owners[modality], data, step, args)
+        load = (read_laplacian, self._path, modality, digest, self._setting.dtype)
+        return self._submit(name, self.placement.owners[modality], load, step, args)
 
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         offset = self._setting.offsets[place.relation]
         digest = self._digests[f"relations/{place.relation}"]
-        data = (_shard, self._path, place, digest, offset, self._setting.dtype)
-        return self._submit(name, self.placement.holders[place], data, step, args)
+        load = (read_shard, self._path, place, digest, offset, self._setting.dtype)
+        return self._submit(name, self.placement.holders[place], load, step, args)
+
+    def hold(self, name: str, modality: str, value: Any) -> Handle:
+        owner = self.placement.owners[modality]
+        scatter = partial(self._client.scatter, [value], workers=[owner], direct=True, hash=False)
+        [sent] = self._watch.result(scatter, [owner])
+        return self.at_modality(name, modality, _hold, sent)
+
+    def pick(self, handle: _Part, key: Key) -> Handle:
+        return _Part(handle.result, (*handle.path, key))
+
+    def rows(self, handle: _Part, place: ShardPlace, mode: int) -> Handle:
+        return _Part(handle.result, (*handle.path, place.reads(mode)), shared=True)
+
+    def moved(self, modality: str, factor: _Part, direction: _Part, alpha: float) -> Handle:
+        handle: _Part = self.at_modality(f"step-{modality}", modality, move, factor, direction, alpha)
+        for (address, path), rows in factor.result.copies.items():
+            along = direction.result.copies.get((address, (*direction.path, path[-1])))
+            if isinstance(rows, _Result) and isinstance(along, _Result):
+                handle.result.copies[address, (path[-1],)] = _Sum(rows, along, alpha)
+        return handle
 
     def gather(self, handles: Any) -> Any:
-        return self._client.gather(handles)
+        """Receipts where they hold all that is asked for, else the results themselves."""
+        parts: list[_Part] = []
+        _visit(handles, parts.append)
+        got = self._bring([part.result.receipt for part in parts])
+        values = [_within(value, part.path) for part, value in zip(parts, got)]
+        large = [i for i, value in enumerate(values) if has_large(value)]
+        for i, value in zip(large, self._bring([self.hand_out(parts[i]) for i in large])):
+            values[i] = value
+        following = iter(values)
+        return _visit(handles, lambda part: next(following))
 
-    def renew(self, handles: dict[str, Handle]) -> dict[str, Handle]:
-        return held(self, self.gather(handles))
+    # What becomes of the workers.
+
+    def check(self) -> None:
+        if time.monotonic() - self._checked < CHECK_SECONDS:
+            return
+        self._checked = time.monotonic()
+        new = set(self._watch.workers()) - set(self.placement.workers)
+        if new:
+            raise Lost(f"{len(new)} worker{'s have' if len(new) > 1 else ' has'} joined")
+
+    def recover(self) -> None:
+        self._run = Run(self._run.client, self._run.number, self._run.attempt + 1)
+        self._garbage.clear()
+        self.placement = self._place(self._watch.wait_for_workers(len(self.placement.workers)))
 
     def close(self) -> None:
         """Free what the workers keep for this executor."""
-        self._client.unsubscribe_topic(self._topic)
-        self._client.run(_forget)
+        if not self._watch.scheduler_lost:
+            self._client.unsubscribe_topic(self._topic)
+            self._everywhere(forget, self._run, seconds=GOODBYE_SECONDS)
+
+    def _place(self, workers: dict[str, dict[str, float]]) -> Placement:
+        self._checked = time.monotonic()
+        return place(self._sizes, self.places, workers)
+
+    def _everywhere(self, function: Callable[..., Any], *args: Any, seconds: float) -> None:
+        """Run a function on every worker, without trust in any."""
+        futures = [
+            self._client.submit(function, *args, workers=[address], pure=False)
+            for address in self.placement.workers
+        ]
+        deadline = time.monotonic() + seconds
+        for future in futures:
+            try:
+                future.exception(timeout=max(0.1, deadline - time.monotonic()))
+            except (*LOSSES, RuntimeError):
+                continue
+
+    # Tasks.
 
     def _submit(
-        self, name: str, pin: Pin, data: tuple[Any, ...], step: Callable[..., Any], args: tuple[Any, ...]
-    ) -> Handle:
-        return self._client.submit(
-            _run,
-            self._topic,
-            name,
-            data,
-            step,
-            *args,
-            key=(name, self._token, next(self._count)),
-            pure=False,
-            **pin.submit_options,
+        self, name: str, address: str, load: tuple[Any, ...], step: Callable[..., Any], args: tuple[Any, ...]
+    ) -> _Part:
+        letter = _Letter(self, address)
+        arguments = tuple(_visit(arg, letter.enclose) for arg in args)
+        number = next(self.numbers)
+        order = Order(
+            self._run, self._topic, name, number, self._drop(address), self.whole, load, step, arguments
         )
+        receipt = self._task(name, number, carry_out, order, *letter.given, address=address)
+        for result in letter.reads:
+            result.readers.append(receipt)
+        for copy in letter.copies:
+            copy.receipt = receipt
+        return _Part(self.result(address, number, receipt))
+
+    def _task(self, name: str, number: int, function: Callable[..., Any], *args: Any, address: str) -> Future:
+        key = (name, f"{self._topic}-{self._run.attempt}", number)
+        try:
+            return self._client.submit(function, *args, key=key, pure=False, workers=[address])
+        except ClosedClientError:
+            self._watch.workers()  # says that the scheduler is lost
+            raise
+
+    def hand_out(self, part: _Part) -> Future:
+        """A part of a large result as a task's own."""
+        result = part.result
+        what = (self._run, result.number, part.path)
+        earlier = [] if _ended(result.receipt) else [result.receipt]
+        return self._task("send", next(self.numbers), hand_out, *what, *earlier, address=result.address)
+
+    def _bring(self, futures: list[Future]) -> list[Any]:
+        """The values of futures, straight from the workers."""
+        if not futures:
+            return []
+        bring = partial(self._client.gather, futures, direct=True)
+        values: list[Any] = self._watch.result(bring, self.placement.workers)
+        return values
+
+    def result(self, address: str, number: int, receipt: Future | None = None) -> _Result:
+        """A result that is dropped from its worker when nobody here knows of it any more."""
+        result = _Result(address, number, receipt)
+        finalize(result, self._garbage[address].append, (number, result.readers)).atexit = False
+        return result
+
+    def _drop(self, address: str) -> tuple[int, ...]:
+        """Results on a worker that nobody will ask for again, all their readers having ended."""
+        garbage = self._garbage[address]
+        numbers = []
+        for _ in range(len(garbage)):
+            number, readers = garbage.popleft()
+            if all(_ended(reader) for reader in readers):
+                numbers.append(number)
+            else:
+                garbage.append((number, readers))
+        return tuple(numbers)
 
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         _, record = event
         self.seconds[record["name"]] += record["seconds"]
 
 
-# On the worker.
+class _Letter:
+    """The arguments of one step on their way to its worker."""
 
-# One step at a time: a step uses all of the worker's cores, and Numba's thread pool has one user.
-_busy = threading.Lock()
+    def __init__(self, executor: DaskExecutor, address: str) -> None:
+        self._executor = executor
+        self._address = address
+        self.given: list[Future] = []
+        self.reads: list[_Result] = []
+        self.copies: list[_Result] = []
+
+    def enclose(self, part: _Part | Future) -> Kept | Given | Moved:
+        """What stands for a part in the order, and what must come along."""
+        if isinstance(part, Future):
+            return self._sent(part, (), None)
+        result = part.result
+        if result.address == self._address:
+            return self._kept(result, part.path)
+        copy = result.copies.get((self._address, part.path))
+        if isinstance(copy, _Result):
+            return self._kept(copy, ())
+        new = self._executor.result(self._address, next(self._executor.numbers)) if part.shared else None
+        if new is not None:
+            result.copies[self._address, part.path] = new
+            self.copies.append(new)
+        keep_as = None if new is None else new.number
+        if isinstance(copy, _Sum) and keep_as is not None:
+            factor, direction = self._kept(copy.factor, ()), self._kept(copy.direction, ())
+            return Moved(factor, direction, copy.alpha, keep_as)
+        self.reads.append(result)
+        if self._executor.whole:
+            return self._sent(result.receipt, part.path, keep_as)
+        return self._sent(self._executor.hand_out(part), (), keep_as)
+
+    def _sent(self, future: Future, path: tuple[Key, ...], keep_as: int | None) -> Given:
+        self.given.append(future)
+        return Given(len(self.given) - 1, path, keep_as)
+
+    def _kept(self, result: _Result, path: tuple[Key, ...]) -> Kept:
+        self.reads.append(result)
+        if result.receipt is not None and not _ended(result.receipt):
+            self.given.append(result.receipt)
+        return Kept(result.number, path)
 
 
-def _run(topic: str, name: str, data: tuple[Any, ...], step: Callable[..., Any], *args: Any) -> Any:
-    load, *what = data
-    kernels.limit_threads(get_worker().state.nthreads)
-    with _busy:
-        began = time.perf_counter()
-        result = step(load(*what), *args)
-        seconds = time.perf_counter() - began
-    get_worker().log_event(topic, {"name": name, "seconds": seconds})
-    return result
+def _visit(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A value of lists and dicts with every part or future in it changed."""
+    if isinstance(value, _Part | Future):
+        return change(value)
+    if isinstance(value, dict):
+        return {name: _visit(item, change) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_visit(item, change) for item in value]
+    return value
 
 
-@lru_cache(maxsize=64)
-def _shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str) -> Shard:
-    """The shard as the store with this digest has it: a restarted worker reads it again."""
-    return place.cut(read_relation(path, place.relation, place.start, place.stop), offset, dtype)
+def _within(receipt: Any, path: tuple[Key, ...]) -> Any:
+    """What a receipt says about a part of the result."""
+    for key in path:
+        if isinstance(receipt, Large):
+            break
+        receipt = part_of(receipt, (key,))
+    return receipt
 
 
-@lru_cache(maxsize=64)
-def _laplacian(path: str, modality: str, digest: str | None, dtype: str) -> Array | None:
-    return None if digest is None else laplacian_as(read_graph(path, modality).laplacian, dtype)
+def _ended(future: Future) -> bool:
+    return future.status != "pending"
 
 
-def _forget() -> None:
-    _shard.cache_clear()
-    _laplacian.cache_clear()
+def _hold(_: Array | None, value: Any) -> Any:
+    return value
+
+
+def _clients(dask_scheduler: Scheduler) -> list[str]:
+    """Those that the scheduler knows; runs there."""
+    return list(dask_scheduler.clients)

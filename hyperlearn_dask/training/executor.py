@@ -10,15 +10,29 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
-from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of
+import numpy as np
+
+from hyperlearn_dask.backend import Array, Device, to_device, to_host
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.grams import moved
+from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
-Handle = Any  # a value in process, a future on a cluster
+Handle = Any  # a value in process, what stands for one on a cluster
+Key = str | tuple[int, int | None]  # of a part: a field's name, a dict's key, or first and last row
+
+
+class Lost(Exception):
+    """What workers kept is gone: what was done since the last safe point must be done again."""
+
+
+class SchedulerLost(InputError):
+    """The scheduler does not answer: nothing goes on from here, but from a checkpoint elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,11 @@ class ShardPlace:
     first_row: int
     rows: int
     target_mode: int = -1  # of a shard of contexts
+    sort_mode: int = 0
+
+    def reads(self, mode: int) -> tuple[int, int | None]:
+        """The first and last row (exclusive) of a mode's factor that the shard has entries in."""
+        return (self.first_row, self.first_row + self.rows) if mode == self.sort_mode else (0, None)
 
     @property
     def holds_contexts(self) -> bool:
@@ -71,10 +90,16 @@ class Setting:
 
 
 class Executor(Protocol):
-    """Runs steps and remembers how long they took."""
+    """Runs steps and remembers how long they took.
+
+    Everything but the attributes can raise :class:`Lost`, after which handles are worth nothing and
+    :meth:`recover` must be called, if ``mortal``.
+    """
 
     places: list[ShardPlace]
     seconds: dict[str, float]  # by step name, since they were last cleared
+    mortal: bool  # whether anything can be lost
+    device: Device  # where steps compute
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
         """``step(laplacian or None, *args)``, where the modality is."""
@@ -84,12 +109,32 @@ class Executor(Protocol):
         """``step(shard, *args)``, where the shard is."""
         ...
 
+    def hold(self, name: str, modality: str, value: Any) -> Handle:
+        """A handle of a value, where a modality is."""
+        ...
+
+    def pick(self, handle: Handle, key: Key) -> Handle:
+        """A part of what a step gives: a field, an item of a dict."""
+        ...
+
+    def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
+        """What a shard needs of a factor or direction: of its sort mode only its rows."""
+        ...
+
+    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: float) -> Handle:
+        """``factor + alpha direction``, also at the shards that have rows of both."""
+        ...
+
     def gather(self, handles: Any) -> Any:
         """The values of handles, in whatever lists and dicts they stand."""
         ...
 
-    def renew(self, handles: dict[str, Handle]) -> dict[str, Handle]:
-        """The same values, per modality, with their past forgotten."""
+    def recover(self) -> None:
+        """Be ready for new handles after something was lost."""
+        ...
+
+    def check(self) -> None:
+        """Raise :class:`Lost` if it is worth placing everything anew, for workers have come or gone."""
         ...
 
     def close(self) -> None:
@@ -99,25 +144,37 @@ class Executor(Protocol):
 
 def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
     """Handles of values, each where its modality is."""
-    return {m: executor.at_modality(f"factor-{m}", m, _hold, value) for m, value in values.items()}
+    return {m: executor.hold(f"factor-{m}", m, value) for m, value in values.items()}
 
 
 class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
 
-    def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
+    def __init__(self, hypergraph: Hypergraph, setting: Setting, device: Device = "cpu") -> None:
         whole = [
-            ShardPlace(name, 0, 0, relation.nnz, 0, max(relation.shape))
+            ShardPlace(
+                name, 0, 0, relation.nnz, 0, max(relation.shape), sort_mode=int(np.argmax(relation.shape))
+            )
             for name, relation in hypergraph.relations.items()
         ]
         targets = setting.target_modes
         contexts = [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
         self.places = whole + contexts
         self.seconds: dict[str, float] = defaultdict(float)
-        self._laplacians = {m: laplacian_as(g.laplacian, setting.dtype) for m, g in hypergraph.graphs.items()}
+        self.mortal = False
+        self.device = device
+        self._laplacians = {
+            m: to_device(laplacian_as(g.laplacian, setting.dtype), device)
+            for m, g in hypergraph.graphs.items()
+        }
         self._shards = {
-            place: place.cut(
-                hypergraph.relations[place.relation].tensor, setting.offsets[place.relation], setting.dtype
+            place: on_device(
+                place.cut(
+                    hypergraph.relations[place.relation].tensor,
+                    setting.offsets[place.relation],
+                    setting.dtype,
+                ),
+                device,
             )
             for place in self.places
         }
@@ -128,11 +185,26 @@ class LocalExecutor:
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         return self._timed(name, step, self._shards[place], *args)
 
-    def gather(self, handles: Any) -> Any:
-        return handles
+    def hold(self, name: str, modality: str, value: Any) -> Handle:
+        return value if self.device == "cpu" else _each_array(value, partial(to_device, device=self.device))
 
-    def renew(self, handles: dict[str, Handle]) -> dict[str, Handle]:
-        return handles
+    def pick(self, handle: Handle, key: Key) -> Handle:
+        return part_of(handle, (key,))
+
+    def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
+        return part_of(handle, (place.reads(mode),))
+
+    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: float) -> Handle:
+        return self._timed(f"step-{modality}", move, None, factor, direction, alpha)
+
+    def gather(self, handles: Any) -> Any:
+        return handles if self.device == "cpu" else _each_array(handles, to_host)
+
+    def recover(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
 
     def close(self) -> None:
         self._shards.clear()
@@ -144,7 +216,29 @@ class LocalExecutor:
         return result
 
 
-def _hold(_: Array | None, value: Any) -> Any:
+def _each_array(value: Any, put: Callable[[Array], Array]) -> Any:
+    """A value with its arrays put elsewhere, in whatever lists, dicts and dataclasses they stand."""
+    if isinstance(value, dict):
+        return {name: _each_array(part, put) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_each_array(part, put) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _each_array(getattr(value, f.name), put) for f in fields(value)})
+    return put(value) if hasattr(value, "dtype") and hasattr(value, "shape") else value
+
+
+def move(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:
+    """A + alpha D."""
+    return moved(factor, alpha, direction)
+
+
+def part_of(value: Any, path: tuple[Key, ...]) -> Any:
+    """What is found in a value along a path of fields, items and rows."""
+    for key in path:
+        if isinstance(key, tuple):
+            value = value[slice(*key)]
+        else:
+            value = value[key] if isinstance(value, dict) else getattr(value, key)
     return value
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
 from hyperlearn_dask.config import RelationSpec, TrainingSpec
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
@@ -19,6 +19,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
+from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
 from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
@@ -72,6 +73,8 @@ def fit(
     client: Client | None = None,
     on_sweep: OnSweep | None = None,
     checkpoints: Checkpoints | None = None,
+    tell: Callable[[str], None] | None = None,
+    device: Device = "cpu",
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
 
@@ -87,6 +90,10 @@ def fit(
     checkpoints
         Where the state is written from time to time, and gone on from if there is one. They stay
         there, to be cleared by the caller once the model is safe.
+    tell
+        Hears, in lines, what has become of workers.
+    device
+        ``cuda``: training in this process keeps its data and factors on the GPU.
 
     Returns
     -------
@@ -100,13 +107,14 @@ def fit(
     )
     executor: Executor
     if client is None:
-        executor = LocalExecutor(hypergraph, setting)
+        executor = LocalExecutor(hypergraph, setting, device)
     else:
         from hyperlearn_dask.training.distributed import DaskExecutor
 
         executor = DaskExecutor(client, hypergraph, setting)
     try:
-        return _train(hypergraph, problem, training, executor, targets or {}, on_sweep, checkpoints)
+        train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
+        return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
     finally:
         executor.close()
 
@@ -118,11 +126,11 @@ def _train(
     executor: Executor,
     targets: Mapping[str, str],
     on_sweep: OnSweep | None,
-    checkpoints: Checkpoints | None,
+    safe: SafePoints,
 ) -> Model:
-    state = checkpoints.latest() if checkpoints is not None else None
-    if state is None or not state.draw:
-        state = _optimise(problem, training, executor, state, on_sweep, checkpoints)
+    state = safe.state
+    if state is None or not (state.draw or state.done):
+        state = safe.state = _optimise(problem, training, executor, state, on_sweep, safe)
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
@@ -130,7 +138,7 @@ def _train(
         informed=_informed(problem, executor),
         targets=dict(targets),
         history=tuple(_row(report) for report in state.history),
-        draws=_sample_posterior(problem, training, executor, state, on_sweep, checkpoints)
+        draws=_sample_posterior(problem, training, executor, state, on_sweep, safe)
         if training.draws
         else None,
     )
@@ -142,7 +150,7 @@ def _optimise(
     executor: Executor,
     state: State | None,
     on_sweep: OnSweep | None,
-    checkpoints: Checkpoints | None,
+    safe: SafePoints,
 ) -> State:
     """The sweeps, from the start or from a state among them; the state after the last."""
     before: Course | None = None
@@ -152,7 +160,7 @@ def _optimise(
     else:
         factors = held(executor, state.factors)
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
-        before = Course(held(executor, proposals), held(executor, state.directions), state.slope)
+        before = Course(held(executor, proposals), held(executor, state.directions), {}, state.slope)
         history += state.history
     for report, point, course in sweeps(
         problem, executor, factors, training.schedule, before, done=len(history)
@@ -161,16 +169,16 @@ def _optimise(
         if on_sweep is not None:
             on_sweep(report)
         if report.sweep >= training.sweeps or _converged(history, training.tolerance):
-            return State(tuple(history), executor.gather(point.factors))
-        if checkpoints is not None:
-            checkpoints.offer(partial(_state, executor, history, point, course))
+            return State(tuple(history), executor.gather(point.factors), done=True)
+        safe.offer(partial(_state, executor, history, point, course))
+        executor.check()
     raise AssertionError("sweeps come without end")
 
 
 def _state(executor: Executor, history: list[SweepReport], point: Point, course: Course) -> State:
-    factors, proposals, directions = executor.gather([point.factors, course.proposals, course.directions])
-    ways = {m: proposal.direction for m, proposal in proposals.items()}
-    return State(tuple(history), factors, ways, directions, course.slope)
+    proposals = {m: executor.pick(proposal, "direction") for m, proposal in course.proposals.items()}
+    factors, proposals, directions = executor.gather([point.factors, proposals, course.directions])
+    return State(tuple(history), factors, proposals, directions, course.slope)
 
 
 def _sample_posterior(
@@ -179,7 +187,7 @@ def _sample_posterior(
     executor: Executor,
     state: State,
     on_sweep: OnSweep | None,
-    checkpoints: Checkpoints | None,
+    safe: SafePoints,
 ) -> dict[str, np.ndarray]:
     """The chain of draws after the burn-in, thinned evenly to :data:`KEPT_DRAWS` at most, in float32."""
     kept: dict[str, list[np.ndarray]] = {m: [] for m in problem.sizes}
@@ -196,8 +204,8 @@ def _sample_posterior(
                 kept[m].append(factor.astype(np.float32))
         if number >= training.draws:
             return {m: np.stack(factors) for m, factors in kept.items()}
-        if checkpoints is not None:
-            checkpoints.offer(partial(_state_of_draws, executor, state, report.sweep, drawn, kept))
+        safe.offer(partial(_state_of_draws, executor, state, report.sweep, drawn, kept))
+        executor.check()
     raise AssertionError("draws come without end")
 
 
@@ -205,7 +213,8 @@ def _state_of_draws(
     executor: Executor, optimum: State, draw: int, drawn: Point, kept: Mapping[str, list[np.ndarray]]
 ) -> State:
     stacked = {m: np.concatenate(factors) for m, factors in kept.items() if factors}
-    return dataclasses.replace(optimum, draw=draw, drawn=executor.gather(drawn.factors), kept=stacked)
+    values = executor.gather(drawn.factors)
+    return dataclasses.replace(optimum, draw=draw, drawn=values, kept=stacked, done=False)
 
 
 def _converged(history: list[SweepReport], tolerance: float) -> bool:
@@ -230,7 +239,10 @@ def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict
     start = executor.at_modality(
         "start", first, _start_step, problem, samples, training.start, training.seed, training.dtype
     )
-    return {m: executor.at_modality(f"start-{m}", m, _pick, start, m) for m in problem.sizes}
+    return {
+        m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
+        for m in problem.sizes
+    }
 
 
 def _entry_places(executor: Executor) -> list[ShardPlace]:
@@ -241,10 +253,10 @@ def _sample(shard: EntryShard, place: ShardPlace, total: int) -> SparseTensor:
     """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
     entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
     own = entries[(entries >= place.start) & (entries < place.stop)] - place.start
-    tensor = shard.tensor[own]
-    coords = list(tensor.coords)
+    tensor = shard.tensor[array_module(shard.tensor.values).asarray(own)]
+    coords = [to_host(c) for c in tensor.coords]
     coords[tensor.sort_mode] = coords[tensor.sort_mode] + place.first_row
-    return SparseTensor(tuple(coords), tensor.values, tensor.shape, tensor.sorted_by)
+    return SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by)
 
 
 def _start_step(
@@ -263,8 +275,8 @@ def _start_step(
     return start_factors(problem, whole, kind, seed, dtype)
 
 
-def _pick(_: Array | None, factors: Mapping[str, np.ndarray], modality: str) -> np.ndarray:
-    return factors[modality]
+def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
+    return to_device(factor, device)
 
 
 def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
@@ -287,13 +299,13 @@ def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
 
 
 def _seen(shard: EntryShard) -> list[np.ndarray]:
-    rows = [np.unique(c) for c in shard.tensor.coords]
+    rows = [to_host(array_module(c).unique(c)) for c in shard.tensor.coords]
     rows[shard.tensor.sort_mode] = rows[shard.tensor.sort_mode] + shard.first_row
     return rows
 
 
 def _linked(laplacian: Array) -> np.ndarray:
-    return np.asarray(laplacian.diagonal() > 0)
+    return to_host(laplacian.diagonal()) > 0
 
 
 def _row(report: SweepReport) -> dict[str, Any]:

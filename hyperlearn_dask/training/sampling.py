@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import Array, beside
 from hyperlearn_dask.factorization.blocks import assemble
-from hyperlearn_dask.factorization.objective import at_step
+from hyperlearn_dask.factorization.objective import at_step, moments
 from hyperlearn_dask.factorization.posterior import draw_block
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product
 from hyperlearn_dask.training.executor import Executor
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.schedule import (
-    RENEW_EVERY,
     Point,
+    Way,
     all_products,
     along,
     neighbour_grams,
@@ -54,12 +54,14 @@ def draws(
                 (seed, number, index),
             )
             moves[modality] = executor.at_modality(
-                f"move-{modality}", modality, _move, before.factors[modality], factor
+                f"move-{modality}", modality, _move, problem, modality, before.factors[modality], factor
             )
             point = point_at(executor, {**point.factors, modality: factor}, keep=point.grams, new=modality)
-        parts = at_step(along(problem, executor, before, moves, squares), 1.0)
-        if number % RENEW_EVERY == 0:
-            point = point_at(executor, executor.renew(point.factors))
+        directions, along_them = (
+            {m: executor.pick(way, name) for m, way in moves.items()} for name in ("direction", "moments")
+        )
+        line, _ = along(problem, executor, before, directions, along_them, squares)
+        parts = at_step(line, 1.0)
         seconds = time.perf_counter() - began
         yield SweepReport(number, sum(parts.values()), parts, None, seconds, dict(executor.seconds)), point
 
@@ -74,12 +76,13 @@ def _draw(
     seed: tuple[int, int, int],
 ) -> Array:
     system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
-    free = problem.free_columns(modality)
+    free = beside(problem.free_columns(modality), factor)
     mu = problem.graph_weights.get(modality, 0.0)
     drawn = factor.copy()
     drawn[:, free] = draw_block(system, laplacian, mu, factor[:, free], np.random.default_rng(seed))
     return drawn
 
 
-def _move(_: Array | None, before: Array, after: Array) -> Array:
-    return after - before
+def _move(laplacian: Array | None, problem: Problem, modality: str, before: Array, after: Array) -> Way:
+    direction = after - before
+    return Way(direction, moments(problem, modality, before, direction, laplacian))

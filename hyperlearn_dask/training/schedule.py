@@ -15,34 +15,32 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array
-from hyperlearn_dask.factorization.blocks import BlockSystem, assemble, residual, solve_block
-from hyperlearn_dask.factorization.grams import augmented_gram
+from hyperlearn_dask.backend import Array, array_module, beside
+from hyperlearn_dask.factorization.blocks import assemble, descent
+from hyperlearn_dask.factorization.grams import augmented_gram, moved
 from hyperlearn_dask.factorization.objective import (
+    Moments,
     at_step,
     best_step,
-    inner,
+    gram_along,
     moments,
     objective_line,
 )
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard
+from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard, take_columns
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace
 from hyperlearn_dask.training.report import SweepReport
 
 # Relative residual to which blocks are solved for a direction.
 WAY_TOLERANCE = 1e-3
-# A cluster must remember how a result was made until its past is cut off.
-RENEW_EVERY = 10
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where training stands: handles of every factor and of its augmented Gram."""
+    """Where training stands: handles of every factor, and its augmented Gram or a handle of it."""
 
     factors: dict[str, Handle]
     grams: dict[str, Handle]
@@ -62,11 +60,20 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class Way:
+    """A modality's direction, and what F needs to know along it."""
+
+    direction: Array
+    moments: Moments
+
+
+@dataclass(frozen=True)
 class Course:
-    """Where the last sweep went: handles of its proposals and directions, and its slope."""
+    """Where a sweep goes: handles of its proposals, directions and their moments, and its slope."""
 
     proposals: dict[str, Handle]
     directions: dict[str, Handle]
+    moments: dict[str, Handle]
     slope: float
 
 
@@ -90,11 +97,9 @@ def sweeps(
         began = time.perf_counter()
         executor.seconds.clear()
         course = propose(problem, executor, point, course)
-        parts = along(problem, executor, point, course.directions, squares)
+        parts, moments = along(problem, executor, point, course.directions, course.moments, squares)
         alpha = best_step(parts)
-        point = _advance(executor, point, course.directions, alpha)
-        if number % RENEW_EVERY == 0:
-            point, course = _renew(executor, point, course)
+        point = _advance(executor, point, course.directions, moments, alpha)
         values = at_step(parts, alpha)
         yield (
             SweepReport(
@@ -121,36 +126,50 @@ def propose_parallel(
         products = shared[modality] + own_products(problem, executor, point, modality, one_pass=False)
         proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
     slopes = executor.gather(
-        [executor.at_modality(f"slope-{m}", m, _slopes, p) for m, p in proposals.items()]
+        [[executor.pick(p, name) for name in ("slope", "previous_slope")] for p in proposals.values()]
     )
     slope, previous_slope = (float(sum(s)) for s in zip(*slopes))
     # beta = max(0, <g, P - P_before> / <g_before, P_before>)
     beta = 0.0 if course is None or course.slope <= 0 else max(0.0, (slope - previous_slope) / course.slope)
-    directions = {
+    ways = {
         m: executor.at_modality(
-            f"direction-{m}", m, _conjugate, p, beta, None if course is None else course.directions[m]
+            f"direction-{m}",
+            m,
+            _conjugate,
+            problem,
+            m,
+            point.factors[m],
+            executor.pick(p, "direction"),
+            beta,
+            None if course is None else course.directions[m],
         )
         for m, p in proposals.items()
     }
-    return Course(proposals, directions, slope)
+    return _course(executor, proposals, ways, slope)
+
+
+def _course(
+    executor: Executor, proposals: dict[str, Handle], ways: dict[str, Handle], slope: float
+) -> Course:
+    directions = {m: executor.pick(way, "direction") for m, way in ways.items()}
+    return Course(proposals, directions, {m: executor.pick(way, "moments") for m, way in ways.items()}, slope)
 
 
 def propose_sequential(
     problem: Problem, executor: Executor, point: Point, course: Course | None = None
 ) -> Course:
     """One block after the other, each from where the ones before it arrived."""
-    directions = {}
+    ways = {}
     for modality in point.factors:
+        factor = point.factors[modality]
         products = all_products(problem, executor, point, modality)
-        proposal = _solve(problem, executor, point, modality, products, None)
-        directions[modality] = executor.at_modality(
-            f"direction-{modality}", modality, _conjugate, proposal, 0.0, None
+        proposal = executor.pick(_solve(problem, executor, point, modality, products, None), "direction")
+        ways[modality] = executor.at_modality(
+            f"direction-{modality}", modality, _conjugate, problem, modality, factor, proposal, 0.0, None
         )
-        moved = executor.at_modality(
-            f"step-{modality}", modality, _step, point.factors[modality], directions[modality], 1.0
-        )
+        moved = executor.moved(modality, factor, executor.pick(ways[modality], "direction"), 1.0)
         point = point_at(executor, {**point.factors, modality: moved}, keep=point.grams, new=modality)
-    return Course({}, directions, 0.0)
+    return _course(executor, {}, ways, 0.0)
 
 
 def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
@@ -161,7 +180,7 @@ def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict
             members = problem.terms[place.relation].modalities
             of_all = _products_at(problem, executor, point, place, members, f"mttkrp-{place.name}")
             for m in members:
-                products[m].append(executor.at_shard(f"part-{place.name}", place, _part, of_all, m))
+                products[m].append(executor.pick(of_all, m))
     return products
 
 
@@ -175,7 +194,7 @@ def own_products(
         if modality in members and _one_pass(problem, place) == one_pass:
             name = f"{'mttkrp' if one_pass else 'normal'}-{modality}-{place.name}"
             of_one = _products_at(problem, executor, point, place, (modality,), name)
-            products.append(executor.at_shard(f"part-{place.name}", place, _part, of_one, modality))
+            products.append(executor.pick(of_one, modality))
     return products
 
 
@@ -202,11 +221,19 @@ def _products_at(
     name: str,
 ) -> Handle:
     members = problem.terms[place.relation].modalities
-    factors = {m: point.factors[m] for m in members}
+    factors = _rows_at(problem, executor, place, point.factors)
     grams = (
         {members[place.target_mode]: point.grams[members[place.target_mode]]} if place.holds_contexts else {}
     )
     return executor.at_shard(name, place, _products, problem, factors, modalities, grams)
+
+
+def _rows_at(
+    problem: Problem, executor: Executor, place: ShardPlace, matrices: Mapping[str, Handle]
+) -> dict[str, Handle]:
+    """What a shard needs of factors or directions."""
+    members = problem.terms[place.relation].modalities
+    return {m: executor.rows(matrices[m], place, mode) for mode, m in enumerate(members)}
 
 
 def _solve(
@@ -235,33 +262,33 @@ def along(
     executor: Executor,
     point: Point,
     directions: Mapping[str, Handle],
+    moments: Mapping[str, Handle],
     squares: Mapping[str, float],
-) -> dict[str, np.ndarray]:
-    """The summands of F(A + alpha D) as polynomials in alpha."""
-    by_modality = {
-        m: executor.at_modality(f"moments-{m}", m, _moments, problem, m, factor, directions[m])
-        for m, factor in point.factors.items()
-    }
+) -> tuple[dict[str, np.ndarray], dict[str, Moments]]:
+    """The summands of F(A + alpha D) as polynomials in alpha, and the moments of every modality."""
     lines: dict[str, list[Handle]] = {name: [] for name in problem.terms}
     backgrounds: dict[str, list[Handle]] = {name: [] for name in problem.terms}
     for place in executor.places:
-        members = problem.terms[place.relation].modalities
-        factors = {m: point.factors[m] for m in members}
-        along = {m: directions[m] for m in members}
+        factors = _rows_at(problem, executor, place, point.factors)
+        ways = _rows_at(problem, executor, place, directions)
         (backgrounds if place.holds_contexts else lines)[place.relation].append(
-            executor.at_shard(f"line-{place.name}", place, _line, problem, factors, along)
+            executor.at_shard(f"line-{place.name}", place, _line, problem, factors, ways)
         )
-    by_modality, lines, backgrounds = executor.gather([by_modality, lines, backgrounds])
-    return objective_line(problem, lines, backgrounds, squares, by_modality)
+    by_modality, lines, backgrounds = executor.gather([dict(moments), lines, backgrounds])
+    return objective_line(problem, lines, backgrounds, squares, by_modality), by_modality
 
 
-def _advance(executor: Executor, point: Point, directions: Mapping[str, Handle], alpha: float) -> Point:
-    return point_at(
-        executor,
-        {
-            m: executor.at_modality(f"step-{m}", m, _step, factor, directions[m], alpha)
-            for m, factor in point.factors.items()
-        },
+def _advance(
+    executor: Executor,
+    point: Point,
+    directions: Mapping[str, Handle],
+    moments: Mapping[str, Moments],
+    alpha: float,
+) -> Point:
+    """The point a step further; its Grams follow from the moments."""
+    return Point(
+        {m: executor.moved(m, factor, directions[m], alpha) for m, factor in point.factors.items()},
+        {m: gram_along(moments[m], alpha) for m in point.factors},
     )
 
 
@@ -276,11 +303,6 @@ def point_at(
     for m in factors if new is None else [new]:
         grams[m] = executor.at_modality(f"gram-{m}", m, _gram, factors[m])
     return Point(factors, grams)
-
-
-def _renew(executor: Executor, point: Point, course: Course) -> tuple[Point, Course]:
-    again = Course(executor.renew(course.proposals), executor.renew(course.directions), course.slope)
-    return point_at(executor, executor.renew(point.factors)), again
 
 
 def sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
@@ -305,10 +327,6 @@ def _products(
     return shard.products(problem, factors, modalities, grams)
 
 
-def _part(_: Shard, products: Mapping[str, Product], modality: str) -> Product:
-    return products[modality]
-
-
 def _line(
     shard: Shard, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
 ) -> np.ndarray:
@@ -316,7 +334,7 @@ def _line(
 
 
 def _squares(shard: EntryShard) -> float:
-    return float(np.square(shard.tensor.values, dtype=np.float64).sum())
+    return float((shard.tensor.values.astype(np.float64) ** 2).sum())
 
 
 def _proposal(
@@ -330,38 +348,36 @@ def _proposal(
 ) -> Proposal:
     system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
     mu = problem.graph_weights.get(modality, 0.0)
-    free = problem.free_columns(modality)
-    downhill = residual(system, laplacian, mu, factor[:, free])
-    # The way to the solution solves the system with the residual for c. The step along it is exact, so
-    # the way itself need not be.
-    way = solve_block(
-        BlockSystem(system.gram, downhill), laplacian, mu, np.zeros_like(downhill), WAY_TOLERANCE
+    free = beside(problem.free_columns(modality), factor)
+    # The step along the way is exact, so the way itself need not be.
+    way, slope, previous_slope = descent(
+        system,
+        laplacian,
+        mu,
+        take_columns(factor, free),
+        None if before is None else take_columns(before.direction, free),
+        WAY_TOLERANCE,
     )
-    direction = factor * 0
+    if len(free) == factor.shape[1]:
+        return Proposal(way, slope, previous_slope)
+    direction = array_module(factor).zeros_like(factor)
     direction[:, free] = way
-    return Proposal(
-        direction, inner(downhill, way), 0.0 if before is None else inner(downhill, before.direction[:, free])
-    )
+    return Proposal(direction, slope, previous_slope)
 
 
-def _slopes(_: Array | None, proposal: Proposal) -> tuple[float, float]:
-    return proposal.slope, proposal.previous_slope
-
-
-def _conjugate(_: Array | None, proposal: Proposal, beta: float, before: Array | None) -> Array:
-    if before is None or beta == 0:
-        return proposal.direction
-    return proposal.direction + before.dtype.type(beta) * before
-
-
-def _moments(
-    laplacian: Array | None, problem: Problem, modality: str, factor: Array, direction: Array
-) -> Any:
-    return moments(problem, modality, factor, direction, laplacian)
-
-
-def _step(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:
-    return factor + factor.dtype.type(alpha) * direction
+def _conjugate(
+    laplacian: Array | None,
+    problem: Problem,
+    modality: str,
+    factor: Array,
+    proposal: Array,
+    beta: float,
+    before: Array | None,
+) -> Way:
+    direction = proposal
+    if before is not None and beta != 0:
+        direction = moved(proposal, beta, before)
+    return Way(direction, moments(problem, modality, factor, direction, laplacian))
 
 
 def _gram(_: Array | None, factor: Array) -> np.ndarray:

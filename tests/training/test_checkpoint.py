@@ -69,7 +69,7 @@ def train(checkpoints, hypergraph, changes, client=None, on_sweep=None):
     return fit(hypergraph, problem, training, client=client, checkpoints=checkpoints, on_sweep=on_sweep)
 
 
-def assert_same(got, expected, tolerance=1e-10):
+def assert_same(got, expected, tolerance=1e-10, of_objective=1e-9):
     for m, factor in expected.factors.items():
         np.testing.assert_allclose(got.factors[m], factor, rtol=0, atol=tolerance * np.abs(factor).max())
         if expected.draws is not None:
@@ -77,7 +77,7 @@ def assert_same(got, expected, tolerance=1e-10):
             np.testing.assert_allclose(got.draws[m], expected.draws[m], rtol=0, atol=1e-5)
     assert [row["sweep"] for row in got.history] == [row["sweep"] for row in expected.history]
     objectives = [[row["objective"] for row in model.history] for model in (got, expected)]
-    np.testing.assert_allclose(*objectives, rtol=1e-9)
+    np.testing.assert_allclose(*objectives, rtol=of_objective)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,9 @@ def test_it_goes_on_to_the_same_factors(often, told, monkeypatch, changes, calls
     got = train(often(), two_relations(), changes, on_sweep=reports.append)
     assert told == [f"going on from {place}" for place in places]
     expected = train(None, two_relations(), changes)
-    assert_same(got, expected, tolerance=1e-4 if "dtype" in changes else 1e-10)
+    # In float32 the Grams made anew from the factors differ in the last digits from those carried along.
+    tolerances = (1e-4, 1e-6) if "dtype" in changes else (1e-10, 1e-9)
+    assert_same(got, expected, *tolerances)
     assert reports[0].sweep == int(places[-1].split()[-1]) + 1
 
 

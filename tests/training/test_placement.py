@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.training.placement import cut_rows, place
+from hyperlearn_dask.training.placement import cut, cut_rows, place
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 9))
@@ -30,27 +30,29 @@ def test_shards_are_balanced():
 
 
 def test_a_modality_goes_to_the_worker_that_declares_it():
-    placement = place(
-        {"a": 5, "b": 6},
-        {"r": np.arange(7)},
-        {"tcp://1": {"b": 1.0}, "tcp://2": {"a": 1.0}},
-    )
-    assert placement.owners["a"].submit_options == {"resources": {"a": 1}}
-    assert placement.owners["b"].address == "tcp://1"
-    assert {pin.address for pin in placement.holders.values()} == {"tcp://1", "tcp://2"}
+    shards = cut({"r": np.arange(7)}, {"r": 0}, 2, {})
+    placement = place({"a": 5, "b": 6}, shards, {"tcp://1": {"b": 1.0}, "tcp://2": {"a": 1.0}})
+    assert placement.owners == {"a": "tcp://2", "b": "tcp://1"}
+    assert set(placement.holders.values()) == {"tcp://1", "tcp://2"}
 
 
 def test_without_declarations_long_modalities_are_spread():
-    placement = place(
-        {"a": 100, "b": 90, "c": 5, "d": 5}, {"r": np.arange(101)}, {"tcp://1": {}, "tcp://2": {}}
-    )
-    assert placement.owners["a"].address != placement.owners["b"].address
-    assert placement.owners["a"].submit_options == {
-        "workers": [placement.owners["a"].address],
-        "allow_other_workers": True,
-    }
+    placement = place({"a": 100, "b": 90, "c": 5, "d": 5}, [], {"tcp://1": {}, "tcp://2": {}})
+    assert placement.owners["a"] != placement.owners["b"]
+
+
+def test_fewer_workers_than_shards_share_them():
+    shards = cut({"r": np.arange(101)}, {"r": 1}, 4, {"r": 0})
+    assert len(shards) == 8 and all(shard.sort_mode == 1 for shard in shards)
+    placement = place({"a": 1}, shards, {"tcp://1": {}, "tcp://2": {}})
+    assert sorted(placement.holders.values()) == ["tcp://1"] * 4 + ["tcp://2"] * 4
+
+
+def test_contexts_without_the_longest_mode_are_in_one_shard():
+    shards = cut({"r": np.arange(101)}, {"r": 1}, 4, {"r": 1})
+    assert [shard.rows for shard in shards if shard.holds_contexts] == [100]
 
 
 def test_a_cluster_without_workers_is_refused():
     with pytest.raises(InputError, match="no workers"):
-        place({"a": 1}, {}, {})
+        place({"a": 1}, [], {})

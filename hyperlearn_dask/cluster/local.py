@@ -1,0 +1,175 @@
+"""Clusters on this machine: worker processes on its cores, or one on each of its GPUs."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hyperlearn_dask.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed.deploy.cluster import Cluster
+    from distributed.security import Security
+
+MOST_WORKERS = 8  # of a local cluster that is not told how many
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where a cluster listens: loopback, unless somebody wants it otherwise; port 0 is any that is free."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    dashboard_port: int = 0
+
+
+def local_cluster(
+    kind: str,
+    modalities: Sequence[str],
+    *,
+    workers: int | None = None,
+    security: Security | None = None,
+    listening: Listening | None = None,
+) -> Cluster:
+    """Start a cluster on this machine; it ends when it is closed, or left as a context.
+
+    Parameters
+    ----------
+    kind
+        ``local``: worker processes that share the cores and memory evenly. ``cuda``: one per GPU.
+    modalities
+        Those that the workers own, see :func:`ownership`.
+    workers
+        How many, of ``local`` only; by default one per modality, at most ``MOST_WORKERS``, or as many
+        as there are cores if no modalities are named.
+    security
+        Certificates: then every connection is encrypted.
+
+    Raises
+    ------
+    InputError
+        When GPUs or the packages for them are not there.
+    """
+    start = {"local": _cpu_cluster, "cuda": _cuda_cluster}[kind]
+    return start(modalities, workers, security, listening or Listening())
+
+
+def ownership(modalities: Sequence[str], workers: int) -> list[dict[str, float]]:
+    """The resources that each worker declares: its modalities, or a name of its own.
+
+    >>> ownership(["user", "movie", "tag"], 2)
+    [{'user': 1.0, 'tag': 1.0}, {'movie': 1.0}]
+    >>> ownership(["user"], 2)
+    [{'user': 1.0}, {'worker 1': 1.0}]
+    """
+    return [dict.fromkeys(modalities[w::workers], 1.0) or {f"worker {w}": 1.0} for w in range(workers)]
+
+
+def _cpu_cluster(
+    modalities: Sequence[str], workers: int | None, security: Security | None, listening: Listening
+) -> Cluster:
+    from dask import config
+    from dask.system import CPU_COUNT
+    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed.system import MEMORY_LIMIT
+
+    count = workers or max(1, min(len(modalities) or CPU_COUNT, MOST_WORKERS))
+    threads = max(1, CPU_COUNT // count)
+    # A worker's libraries read these when they are imported, so they must be there before it starts.
+    # (Numba's is set by every step: its variable must not change in the process that starts workers.)
+    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    environment = config.get("distributed.nanny.pre-spawn-environ") | dict.fromkeys(pools, threads)
+    shared = {
+        "protocol": "tcp://" if security is None else "tls://",
+        "security": security,
+        "host": listening.host,
+    }
+    with config.set({"distributed.nanny.pre-spawn-environ": environment}):
+        # LocalCluster would give every worker the same resources.
+        return SpecCluster(
+            scheduler={
+                "cls": Scheduler,
+                "options": {
+                    **shared,
+                    "port": listening.port,
+                    "dashboard_address": f"{listening.host}:{listening.dashboard_port}",
+                },
+            },
+            workers={
+                number: {
+                    "cls": Nanny,
+                    "options": {
+                        **shared,
+                        "nthreads": threads,
+                        "memory_limit": MEMORY_LIMIT // count,
+                        "resources": resources,
+                        "silence_logs": logging.ERROR,
+                        "preload": ["hyperlearn_dask.cluster.worker"],
+                    },
+                }
+                for number, resources in enumerate(ownership(modalities, count))
+            },
+            security=security,
+            silence_logs=logging.ERROR,
+        )
+
+
+def _cuda_cluster(
+    modalities: Sequence[str], workers: int | None, security: Security | None, listening: Listening
+) -> Cluster:
+    """One worker per visible GPU, each declaring its modalities."""
+    del workers  # as many as there are GPUs
+    gpus = _count_gpus()
+    for module, package in (("dask_cuda", "dask-cuda"), ("cupy", "CuPy")):
+        if importlib.util.find_spec(module) is None:
+            raise InputError(
+                f"{package} is not installed (pip install 'hyperlearn-dask[gpu]')", key="--scheduler cuda"
+            )
+    from dask_cuda import LocalCUDACluster
+
+    declared = ownership(modalities, gpus)
+
+    class OwnersCluster(LocalCUDACluster):
+        """Its workers differ in what they declare; the base class gives all the same."""
+
+        def new_worker_spec(self) -> dict[str, dict[str, Any]]:
+            number = len(self.worker_spec)
+            spec: dict[str, dict[str, Any]] = super().new_worker_spec()
+            for worker in spec.values():
+                worker["options"]["resources"] = declared[number]
+            return spec
+
+    return OwnersCluster(
+        host=listening.host,
+        scheduler_port=listening.port,
+        dashboard_address=f"{listening.host}:{listening.dashboard_port}",
+        protocol="tcp" if security is None else "tls",
+        security=security,
+        silence_logs=logging.ERROR,
+        n_workers=gpus,
+        preload=["hyperlearn_dask.cluster.worker"],
+    )
+
+
+def _count_gpus() -> int:
+    """How many GPUs the driver shows us; asking it makes no context on any."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise InputError(
+            "no NVIDIA driver was found (libcuda.so.1 cannot be loaded)", key="--scheduler cuda"
+        ) from None
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or count.value < 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        shown = "" if visible is None else f"; CUDA_VISIBLE_DEVICES is '{visible}'"
+        raise InputError(
+            f"the NVIDIA driver shows no GPU (its status is {status}{shown})", key="--scheduler cuda"
+        )
+    return count.value

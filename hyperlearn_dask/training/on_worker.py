@@ -1,0 +1,226 @@
+"""The worker's side of training: what a worker keeps, and how it runs a step.
+
+What a step makes stays in the worker's memory; Dask is given a *receipt*, the result without whatever
+is large. So nothing large is in the scheduler's books, and what a worker has lost is noticed
+(:class:`~hyperlearn_dask.training.executor.Lost`) instead of being made again from far back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import traceback
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from distributed import Worker, get_worker
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization.shards import Shard
+from hyperlearn_dask.hypergraph.store import read_graph, read_relation
+from hyperlearn_dask.training.executor import Key, Lost, ShardPlace, laplacian_as, move, part_of
+
+# Arrays up to this size ride in receipts and orders.
+SMALL = 1 << 16
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training as workers know it: whose it is, and how often it was placed anew."""
+
+    client: str
+    number: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An argument that the worker has: part of an earlier result."""
+
+    number: int
+    path: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """An argument that comes with the step, from another worker; kept under a number if there is one."""
+
+    at: int
+    path: tuple[Key, ...] = ()
+    keep_as: int | None = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Rows that the worker can make itself: a factor's and ``alpha`` times its direction's."""
+
+    factor: Kept
+    direction: Kept
+    alpha: float
+    keep_as: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """One step, with everything but what comes from other workers."""
+
+    run: Run
+    topic: str
+    name: str
+    keep_as: int
+    drop: tuple[int, ...]  # results nobody will ask for again
+    whole: bool  # whether the receipt is the whole result, large or not
+    load: tuple[Any, ...]  # a function and its arguments, for the step's data
+    step: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+@dataclass
+class Memory:
+    """What a worker keeps for one training."""
+
+    attempt: int
+    results: dict[int, Any] = field(default_factory=dict)
+    data: dict[Any, Any] = field(default_factory=dict)  # shards and Laplacians, by where they are from
+
+    def load(self, function: Callable[..., Any], *what: Any) -> Any:
+        """The data of a step, read when it is first asked for."""
+        if (function, what) not in self.data:
+            self.data[function, what] = function(*what)
+        return self.data[function, what]
+
+    def get(self, number: int) -> Any:
+        """An earlier result."""
+        if number not in self.results:
+            raise Lost("a worker has started again and lost what it had")
+        return self.results[number]
+
+
+@dataclass
+class _Desk:
+    """A worker's memories, by training, and whether it is at work: a step has all of its cores."""
+
+    busy: threading.Lock = field(default_factory=threading.Lock)
+    memories: dict[tuple[str, int], Memory] = field(default_factory=dict)
+
+
+_desks: WeakKeyDictionary[Worker, _Desk] = WeakKeyDictionary()
+
+
+def carry_out(order: Order, *given: Any) -> Any:
+    """Run a step, keep its result, and give the receipt."""
+    worker = get_worker()
+    desk = _desks.setdefault(worker, _Desk())
+    kernels.limit_threads(worker.state.nthreads)
+    with desk.busy:
+        memory = _memory(desk, order.run)
+        for number in order.drop:
+            memory.results.pop(number, None)
+        args = [_value(arg, given, memory) for arg in order.args]
+        data = memory.load(*order.load)
+        began = time.perf_counter()
+        try:
+            result = order.step(data, *args)
+        except Exception as error:
+            # The traceback stays as long as the future; what its frames hold must not.
+            traceback.clear_frames(error.__traceback__)
+            raise
+        finally:
+            del data, args
+        seconds = time.perf_counter() - began
+        memory.results[order.keep_as] = result
+    worker.log_event(order.topic, {"name": order.name, "seconds": seconds})
+    return result if order.whole else receipt(result)
+
+
+def hand_out(run: Run, number: int, path: tuple[Key, ...], *earlier: Any) -> Any:
+    """Part of an earlier result, for another worker or the client."""
+    del earlier  # only waited for
+    return part_of(_memory(_desks.setdefault(get_worker(), _Desk()), run).get(number), path)
+
+
+def greet(clients: Collection[str]) -> None:
+    """Free what is kept for clients that are no more."""
+    desk = _desks.setdefault(get_worker(), _Desk())
+    for client, number in list(desk.memories):
+        if client not in clients:
+            del desk.memories[client, number]
+
+
+def forget(run: Run) -> None:
+    """Free what is kept for a training."""
+    _desks.setdefault(get_worker(), _Desk()).memories.pop((run.client, run.number), None)
+
+
+def _memory(desk: _Desk, run: Run) -> Memory:
+    memory = desk.memories.setdefault((run.client, run.number), Memory(run.attempt))
+    if memory.attempt > run.attempt:
+        raise Lost("this step belongs to an attempt that was given up")
+    if memory.attempt < run.attempt:
+        memory.attempt = run.attempt
+        memory.results.clear()
+    return memory
+
+
+def _value(arg: Any, given: tuple[Any, ...], memory: Memory) -> Any:
+    if isinstance(arg, Kept):
+        return part_of(memory.get(arg.number), arg.path)
+    if isinstance(arg, Given):
+        value = part_of(given[arg.at], arg.path)
+        if arg.keep_as is not None:
+            memory.results[arg.keep_as] = value
+        return value
+    if isinstance(arg, Moved):
+        factor, direction = (_value(part, given, memory) for part in (arg.factor, arg.direction))
+        value = memory.results[arg.keep_as] = move(None, factor, direction, arg.alpha)
+        return value
+    if isinstance(arg, dict):
+        return {name: _value(value, given, memory) for name, value in arg.items()}
+    if isinstance(arg, list):
+        return [_value(value, given, memory) for value in arg]
+    return arg
+
+
+@dataclass(frozen=True)
+class Large:
+    """In a receipt, in the place of what stayed on the worker."""
+
+
+def receipt(result: Any) -> Any:
+    """A result with :class:`Large` in the place of every large array."""
+    if isinstance(result, np.ndarray):
+        return result if result.nbytes <= SMALL else Large()
+    if isinstance(result, dict):
+        return {name: receipt(value) for name, value in result.items()}
+    if isinstance(result, list | tuple):
+        return type(result)(receipt(value) for value in result)
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        names = [f.name for f in dataclasses.fields(result)]
+        return dataclasses.replace(result, **{name: receipt(getattr(result, name)) for name in names})
+    return result if isinstance(result, int | float | str | bool | None) else Large()
+
+
+def has_large(value: Any) -> bool:
+    """Whether something was left out of a receipt."""
+    if isinstance(value, dict):
+        return any(has_large(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(has_large(part) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Large):
+        return any(has_large(getattr(value, f.name)) for f in dataclasses.fields(value))
+    return isinstance(value, Large)
+
+
+def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str) -> Shard:
+    """The shard as the store with this digest has it."""
+    return place.cut(read_relation(path, place.relation, place.start, place.stop), offset, dtype)
+
+
+def read_laplacian(path: str, modality: str, digest: str | None, dtype: str) -> Array | None:
+    """The Laplacian as the store with this digest has it, None where there is none."""
+    return None if digest is None else laplacian_as(read_graph(path, modality).laplacian, dtype)
