@@ -225,7 +225,7 @@ class Machine:
             while not self._succeeds(check, service):
                 assert self.running[name].poll() is None, f"{name} has ended: {self.log(name)}"
                 assert time.monotonic() < deadline, f"{name} is not healthy: {self.log(name)}"
-                time.sleep(0.2)
+                time.sleep(0.5)
 
     def log(self, name: str) -> str:
         return self._log(name).read_text(errors="replace")
@@ -252,24 +252,18 @@ class Machine:
         return done.returncode == 0
 
     def _here(self, words: Sequence[str], service: Project) -> list[str]:
-        """A command of a container as one of this machine."""
-        places = {
-            m.target: str(self.volumes.get(m.source, (ROOT / m.source).resolve())) for m in mounts(service)
-        }
-        hosts = "|".join([*self.project("")["services"], r"0\.0\.0\.0"])
-        words = [re.sub(rf"(?<![\w-])(?:{hosts})(?=:\d)", LOOPBACK, word) for word in words]
-        return [LOOPBACK if word == "0.0.0.0" else places.get(word, word) for word in words]
+        """Words of a container as words of this machine: its hosts are loopback, its mounts folders."""
+        hosts = rf"(?<![\w-])({'|'.join(self.project('')['services'])})(?=:\d)|0\.0\.0\.0"
+        words = [re.sub(hosts, LOOPBACK, word) for word in words]
+        for mount in mounts(service):
+            source = str(self.volumes.get(mount.source, (ROOT / mount.source).resolve()))
+            words = [re.sub(rf"^{mount.target}(?=/|$)", source, word) for word in words]
+        return words
 
     def _environment(self, service: Project) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        given = {name: str(value) for name, value in service.get("environment", {}).items()}
-        for mount in mounts(service):
-            given = {
-                name: re.sub(
-                    rf"^{mount.target}(?=/|$)", str(self.volumes.get(mount.source, mount.source)), value
-                )
-                for name, value in given.items()
-            }
+        given = service.get("environment", {})
+        given = dict(zip(given, self._here(list(given.values()), service), strict=True))
         return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)} | given
 
     def _image(self, name: str) -> str:

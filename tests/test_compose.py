@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
-import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def up(
             machine.wait_healthy(names)
         yield machine, f"http://{LOOPBACK}:{dashboard}"
     for process in machine.running.values():
-        assert_soon(lambda group=process.pid: not members(group))
+        assert_soon(partial(gone, process.pid))
 
 
 def owners(dashboard: str) -> dict[str, list[str]]:
@@ -205,8 +206,10 @@ def assert_soon(true: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def members(group: int) -> list[str]:
-    """The processes of a group that run."""
-    listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat="], capture_output=True, text=True, check=True)
-    lines = (line.split() for line in listed.stdout.splitlines())
-    return [state for of, state in lines if int(of) == group and not state.startswith("Z")]
+def gone(group: int) -> bool:
+    """Whether no process of the group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
