@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,12 +193,19 @@ def show_summary(page: Console, found: dict[str, Any]) -> None:
             ["columns", groups],
             ["relations", ", ".join(f"{p} (absent = {t['absent']})" for p, t in model["relations"].items())],
             ["graph weights", ", ".join(f"{m} {w:g}" for m, w in model["graph_weights"].items()) or "-"],
-            ["training", f"{training['sweeps']} sweeps in {duration(training['seconds'])}"],
+            ["training", _trained(training)],
             ["objective", "-" if training["objective"] is None else f"{training['objective']:,.6g}"],
         ]
         _table(page, ["model", ""], rows)
     if "metrics" in found:
         show_metrics(page, found["metrics"])
+
+
+def _trained(training: Mapping[str, Any]) -> str:
+    text = f"{training['sweeps']} sweeps in {duration(training['seconds'])}"
+    if "best_sweep" in training:
+        text += f", best by validation ({training['validation']:.4f}): sweep {training['best_sweep']}"
+    return text
 
 
 def show_cluster(page: Console, found: dict[str, Any]) -> None:

@@ -87,6 +87,9 @@ groups = { shared = 10, artist_bias = 1 }
 schedule = "sequential"
 sweeps = 7
 tolerance = 0
+validation = "plays"
+held_out = 0.2
+patience = 4
 ridge = 0.25
 start = "clustered"
 draws = 60
@@ -178,6 +181,9 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
             schedule="sequential",
             sweeps=7,
             tolerance=0.0,
+            validation="plays",
+            held_out=0.2,
+            patience=4,
             ridge=0.25,
             start="clustered",
             seed=3,

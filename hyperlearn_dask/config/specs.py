@@ -73,6 +73,11 @@ class GraphSpec:
     method: NeighbourMethod = "auto"
     features: tuple[FeatureSpec, ...] = ()
 
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The relations that it is built from."""
+        return tuple(f.relation for f in self.features if f.relation is not None)
+
 
 @dataclass(frozen=True)
 class ModalitySpec:
@@ -113,6 +118,9 @@ class TrainingSpec:
     schedule: Schedule = "parallel"
     sweeps: int = 100
     tolerance: float = 1e-4  # stop when a sweep brings less than this fraction of F's fall so far
+    validation: str | None = None  # a relation: stop as well when its held-out hyperedges are told no better
+    held_out: float = 0.1  # the share of its training hyperedges that are then held out
+    patience: int = 10  # sweeps without a new best there, before training stops
     ridge: float = 1e-2  # eps
     start: Start = "auto"
     seed: int = 0
@@ -135,9 +143,5 @@ class Dataset:
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:
         """Per modality the relations that its graph is built from, where it is built from some."""
-        built = {
-            name: tuple(f.relation for f in modality.graph.features if f.relation is not None)
-            for name, modality in self.modalities.items()
-            if modality.graph is not None
-        }
-        return {name: relations for name, relations in built.items() if relations}
+        graphs = {name: modality.graph for name, modality in self.modalities.items()}
+        return {name: graph.relations for name, graph in graphs.items() if graph and graph.relations}
