@@ -22,6 +22,7 @@ from hyperlearn_dask.config.specs import (
     Start,
     TrainingSpec,
 )
+from hyperlearn_dask.config.tune import read_tune
 from hyperlearn_dask.errors import InputError
 
 FILE = "dataset.toml"
@@ -111,6 +112,7 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     modality_sections = dict(top.tables("modalities", "missing; a data set has [modalities.NAME] tables"))
     relation_sections = dict(top.tables("relations", "missing; a data set has at least one [relations.NAME]"))
     training_section = top.table("training")
+    tune_section = top.table("tune")
     top.close()
     names = tuple(top.values["modalities"]) if modality_sections else ()
     training = _read_training(training_section) if training_section else TrainingSpec()
@@ -130,7 +132,8 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     check_interactions(relation_sections, relations, training, training_section)
     if training_section:
         _check_validation(training_section, training, relations, modalities)
-    return Dataset(file, name, title, modalities, relations, training)
+    tune = read_tune(tune_section, training, relations, modalities) if tune_section else {}
+    return Dataset(file, name, title, modalities, relations, training, tune)
 
 
 def _read_modality(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -130,6 +131,16 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class Range:
+    """Where a setting is searched: from ``low`` to ``high``, ``whole`` numbers or not, or in ``choices``."""
+
+    low: float
+    high: float
+    whole: bool = False
+    choices: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A whole ``dataset.toml``; ``path`` is the file itself, absolute."""
 
@@ -139,6 +150,8 @@ class Dataset:
     modalities: dict[str, ModalitySpec]
     relations: dict[str, RelationSpec]
     training: TrainingSpec
+    # What is searched by their keys, like ("training", "ridge"); empty: the usual settings.
+    tune: Mapping[tuple[str | int, ...], Range] = field(default_factory=dict)
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:
