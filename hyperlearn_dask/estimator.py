@@ -42,7 +42,7 @@ class HyperLearn:
         ``evidence`` (true: rank it by local evidence as well). Others keep their defaults.
     graph_weight
         mu, for all modalities that have a graph or by modality.
-    ridge, schedule, sweeps, tolerance, start, seed, dtype, draws, burn_in
+    ridge, schedule, sweeps, tolerance, validation, held_out, patience, start, seed, dtype, draws, burn_in
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
         ``cuda``: training in this process keeps its data and factors on the GPU; needs CuPy.
@@ -54,7 +54,7 @@ class HyperLearn:
     factors_ : dict of ndarray
         The factor matrix (entities x rank) of every modality.
     objective_ : float
-        F at the end.
+        F at the end, of the best sweep where there was validation.
     history_ : tuple of dict
         One row per sweep: F, its parts, the step, seconds.
 
@@ -79,6 +79,9 @@ class HyperLearn:
         schedule: Literal["parallel", "sequential"] = "parallel",
         sweeps: int = 100,
         tolerance: float = 1e-4,
+        validation: str | None = None,
+        held_out: float = 0.1,
+        patience: int = 10,
         start: Literal["auto", "degree", "clustered", "random"] = "auto",
         seed: int = 0,
         dtype: Literal["float32", "float64"] = "float64",
@@ -96,6 +99,9 @@ class HyperLearn:
             "schedule": schedule,
             "sweeps": sweeps,
             "tolerance": tolerance,
+            "validation": validation,
+            "held_out": held_out,
+            "patience": patience,
             "start": start,
             "seed": seed,
             "dtype": dtype,
@@ -166,7 +172,7 @@ class HyperLearn:
 
     @property
     def objective_(self) -> float:
-        return float(self.model_.history[-1]["objective"])
+        return float(self.model_.kept["objective"])
 
     def rank(
         self,

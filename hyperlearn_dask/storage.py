@@ -87,7 +87,7 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(staging)
         _swap(staging, path)
     except BaseException as error:
-        _remove(staging)
+        remove(staging)
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 folder.rmdir()
@@ -107,9 +107,9 @@ def recover(path: Path) -> None:
         if not path.exists():
             leftover.rename(path)
         else:
-            _remove(leftover)
+            remove(leftover)
     for leftover in _leftovers(path, "partial"):
-        _remove(leftover)
+        remove(leftover)
 
 
 def _beside(path: Path, role: str) -> Path:
@@ -171,10 +171,11 @@ def _swap(staging: Path, path: Path) -> None:
             old.rename(path)
         raise
     _sync(path.parent)
-    _remove(old)
+    remove(old)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Delete a file or folder, if it is there and can be deleted."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperlearn_dask.training.progress import TrainingProgress, by_step, duration
+from hyperlearn_dask.tuning.ledger import Trial
+from hyperlearn_dask.tuning.search import Search
 from hyperlearn_dask.use.rank import Ranking
 from pipeline.stages import HYPERGRAPH, METRICS, STAGES, Job, StageReport, read_metrics
 from pipeline.summary import hypergraph_summary
 
 _PLAIN_WIDTH = 110  # where there is no terminal to ask
 _STEPS_SHOWN = 10
+_TRIALS_SHOWN = 10
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -91,6 +94,44 @@ def results(out: Path, reports: Sequence[StageReport], *, as_json: bool) -> None
         show_metrics(page, metrics["metrics"])
     if any(report.done for report in reports):
         show_seconds(page, reports)
+
+
+def trial_line(trial: Trial) -> str:
+    """What has become of a trial."""
+    outcome = trial.outcome
+    settings = ", ".join(f"{_short(name)} {value:g}" for name, value in trial.settings.items())
+    came = outcome.problem if outcome.figure is None else f"{outcome.figure:.4f} at sweep {outcome.sweep}"
+    return f"trial {trial.number:<4}{came} ({duration(outcome.seconds)}): {settings}"
+
+
+def search_results(found: Search, written: Mapping[str, Path], *, as_json: bool) -> None:
+    """What a search has found: its best trials, and the files that were written."""
+    if as_json:
+        ranked = [dataclasses.asdict(trial) for trial in found.ranked]
+        files = {name: str(path) for name, path in written.items()}
+        about = {"relation": found.relation, "metric": found.metric, "written": files}
+        print_json({**about, "tried": len(found.trials), "trials": ranked})
+        return
+    page = console()
+    header = ["trial", found.metric, "sweep", "seconds", *map(_short, found.space)]
+    rows = [
+        [
+            str(trial.number),
+            f"{trial.outcome.figure:.4f}",
+            str(trial.outcome.sweep),
+            f"{trial.outcome.seconds:.1f}",
+            *(f"{trial.settings[name]:g}" for name in found.space),
+        ]
+        for trial in found.ranked[:_TRIALS_SHOWN]
+    ]
+    _table(page, header, rows)
+    for path in written.values():
+        page.print(Text(f"wrote {path}"), soft_wrap=True)
+
+
+def _short(name: str) -> str:
+    """A setting as a column is headed: ``training.ridge`` is ``ridge``."""
+    return name.partition(".")[2]
 
 
 def print_json(document: object) -> None:
@@ -193,12 +234,19 @@ def show_summary(page: Console, found: dict[str, Any]) -> None:
             ["columns", groups],
             ["relations", ", ".join(f"{p} (absent = {t['absent']})" for p, t in model["relations"].items())],
             ["graph weights", ", ".join(f"{m} {w:g}" for m, w in model["graph_weights"].items()) or "-"],
-            ["training", f"{training['sweeps']} sweeps in {duration(training['seconds'])}"],
+            ["training", _trained(training)],
             ["objective", "-" if training["objective"] is None else f"{training['objective']:,.6g}"],
         ]
         _table(page, ["model", ""], rows)
     if "metrics" in found:
         show_metrics(page, found["metrics"])
+
+
+def _trained(training: Mapping[str, Any]) -> str:
+    text = f"{training['sweeps']} sweeps in {duration(training['seconds'])}"
+    if "best_sweep" in training:
+        text += f", best by validation ({training['validation']:.4f}): sweep {training['best_sweep']}"
+    return text
 
 
 def show_cluster(page: Console, found: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperlearn_dask.config import Dataset, TableSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.model import kept_row
 from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
 from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
 from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
@@ -223,10 +224,13 @@ STAGES: Mapping[str, Callable[[Job], StageReport]] = {
 def training_summary(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """What a stored model tells about its training: columns, sweeps, F and seconds."""
     history = attributes["history"]
+    kept = kept_row(history) if history else {}
+    judged = {"best_sweep": kept["sweep"], "validation": kept["validation"]} if "validation" in kept else {}
     return {
         "rank": sum(width for _, width in attributes["problem"]["groups"]),
         "sweeps": len(history),
-        "objective": history[-1]["objective"] if history else None,
+        **judged,
+        "objective": kept.get("objective"),
         "seconds": sum(row["seconds"] for row in history),
     }
 

@@ -17,6 +17,7 @@ from hyperlearn_dask.config import (
     FeatureSpec,
     GraphSpec,
     ModalitySpec,
+    Range,
     RelationSpec,
     TableSpec,
     TrainingSpec,
@@ -87,6 +88,9 @@ groups = { shared = 10, artist_bias = 1 }
 schedule = "sequential"
 sweeps = 7
 tolerance = 0
+validation = "plays"
+held_out = 0.2
+patience = 4
 ridge = 0.25
 start = "clustered"
 draws = 60
@@ -178,6 +182,9 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
             schedule="sequential",
             sweeps=7,
             tolerance=0.0,
+            validation="plays",
+            held_out=0.2,
+            patience=4,
             ridge=0.25,
             start="clustered",
             seed=3,
@@ -219,6 +226,24 @@ def test_raw_files_may_lie_elsewhere(folder: Path, tmp_path_factory: pytest.Temp
     dataset = load_dataset(settings_file, folder=folder)
     assert dataset.path == settings_file
     assert dataset.modalities["artist"].table == TableSpec(folder / "artists.csv", "csv")
+
+
+def test_what_is_searched_is_read_by_the_keys_of_the_settings(folder: Path) -> None:
+    text = """
+[tune]
+training.groups.shared = [4, 32]
+training.ridge = [0, 1]
+modalities.artist.graph.k = [5, 10, 20]
+relations.made = { weight = [0.1, 10], absent_weight = [0.01, 1] }
+"""
+    (folder / "dataset.toml").write_text(FULL + text, encoding="utf-8")
+    assert load_dataset(folder).tune == {
+        ("training", "groups", "shared"): Range(4, 32, whole=True),
+        ("training", "ridge"): Range(0.0, 1.0),
+        ("modalities", "artist", "graph", "k"): Range(5, 20, whole=True, choices=(5, 10, 20)),
+        ("relations", "made", "weight"): Range(0.1, 10.0),
+        ("relations", "made", "absent_weight"): Range(0.01, 1.0),
+    }
 
 
 def mistakes() -> list[tuple[str, ...]]:

@@ -27,9 +27,10 @@ ALLOWED = {
     "factorization": _GROUND | {"hypergraph"},
     "training": _GROUND | {"hypergraph", "factorization"},
     "use": _GROUND | {"hypergraph", "factorization"},
+    "tuning": _GROUND | {"hypergraph", "factorization", "training", "use"},
     "estimator": _GROUND | {"hypergraph", "factorization", "training", "use"},
     LIBRARY: {"hypergraph", "estimator"},  # the package's front door
-    "pipeline": _GROUND | {"cluster", "hypergraph", "factorization", "training", "use"},
+    "pipeline": _GROUND | {"cluster", "hypergraph", "factorization", "training", "use", "tuning"},
 }
 
 WITH_DASK = {
@@ -45,6 +46,7 @@ WITH_DASK = {
     f"{LIBRARY}.training.distributed",
     f"{LIBRARY}.training.on_worker",
     f"{LIBRARY}.training.watch",
+    f"{LIBRARY}.tuning.pools",
 }
 
 

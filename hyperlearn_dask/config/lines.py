@@ -26,6 +26,13 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return scan.lines
 
 
+def value_spans(text: str) -> dict[KeyPath, tuple[int, int]]:
+    """Where the value of every ``key = value`` of a valid TOML document begins and ends."""
+    scan = _Scan(text)
+    scan.document()
+    return scan.spans
+
+
 class _Scan:
     """A walk over a document that is known to be valid, so that nothing needs to be checked."""
 
@@ -34,6 +41,7 @@ class _Scan:
         # The same text, position by position, without what could be mistaken for structure.
         self.mask = _TEXT_OR_COMMENT.sub(_hide, text)
         self.lines: dict[KeyPath, int] = {}
+        self.spans: dict[KeyPath, tuple[int, int]] = {}
         self.items: dict[KeyPath, int] = {}  # [[array of tables]] -> tables seen so far
 
     def document(self) -> None:
@@ -68,7 +76,10 @@ class _Scan:
         for key in _keys(self.text[at:equals]):
             path = (*path, key)
             self._note(path, at)
-        return self._value(self._space(equals + 1), path)
+        begin = self._space(equals + 1)
+        end = self._value(begin, path)
+        self.spans[path] = (begin, self._last(begin, end))
+        return end
 
     def _value(self, at: int, path: KeyPath) -> int:
         """Walk over the value that begins at ``at``; where it ends."""
@@ -104,7 +115,7 @@ class _Scan:
         return len(self.mask) if end < 0 else end
 
     def _last(self, at: int, end: int) -> int:
-        """Where the header that begins at ``at`` ends: before the spaces a comment was turned into."""
+        """Where what begins at ``at`` ends: before the spaces a comment was turned into."""
         return at + len(self.mask[at:end].rstrip())
 
 

@@ -12,15 +12,17 @@ from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.graph import read_graph
 from hyperlearn_dask.config.lines import key_lines
 from hyperlearn_dask.config.relation import check_interactions, read_relation
-from hyperlearn_dask.config.section import Mistakes, Section
+from hyperlearn_dask.config.section import Mistakes, Section, unknown
 from hyperlearn_dask.config.specs import (
     Dataset,
     Dtype,
     ModalitySpec,
+    RelationSpec,
     Schedule,
     Start,
     TrainingSpec,
 )
+from hyperlearn_dask.config.tune import read_tune
 from hyperlearn_dask.errors import InputError
 
 FILE = "dataset.toml"
@@ -110,6 +112,7 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     modality_sections = dict(top.tables("modalities", "missing; a data set has [modalities.NAME] tables"))
     relation_sections = dict(top.tables("relations", "missing; a data set has at least one [relations.NAME]"))
     training_section = top.table("training")
+    tune_section = top.table("tune")
     top.close()
     names = tuple(top.values["modalities"]) if modality_sections else ()
     training = _read_training(training_section) if training_section else TrainingSpec()
@@ -127,7 +130,10 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
             "0 in every relation: nothing would be learned", "weight"
         )
     check_interactions(relation_sections, relations, training, training_section)
-    return Dataset(file, name, title, modalities, relations, training)
+    if training_section:
+        _check_validation(training_section, training, relations, modalities)
+    tune = read_tune(tune_section, training, relations, modalities) if tune_section else {}
+    return Dataset(file, name, title, modalities, relations, training, tune)
 
 
 def _read_modality(
@@ -166,6 +172,9 @@ def _read_training(section: Section) -> TrainingSpec:
         schedule=section.choice("schedule", Schedule, usual.schedule),
         sweeps=section.integer("sweeps", usual.sweeps, at_least=1),
         tolerance=section.number("tolerance", usual.tolerance),
+        validation=section.text("validation"),
+        held_out=section.number("held_out", usual.held_out, above=0),
+        patience=section.integer("patience", usual.patience, at_least=1),
         ridge=section.number("ridge", usual.ridge),
         start=section.choice("start", Start, usual.start),
         draws=section.integer("draws", usual.draws, at_least=0),
@@ -175,8 +184,31 @@ def _read_training(section: Section) -> TrainingSpec:
     )
     if training.draws and training.ridge == 0:
         section.wrong("posterior draws need a ridge above 0: without it the posterior has no bounds", "draws")
+    if training.held_out >= 1:
+        section.wrong(f"expected a share below 1, got {training.held_out:g}", "held_out")
     section.close()
     return training
+
+
+def _check_validation(
+    section: Section,
+    training: TrainingSpec,
+    relations: Mapping[str, RelationSpec],
+    modalities: Mapping[str, ModalitySpec],
+) -> None:
+    """Note a relation that is none, or that cannot be held out."""
+    name = training.validation
+    if name is None or not relations:
+        return
+    if name not in relations:
+        section.wrong(unknown(f"no relation '{name}'", name, relations), "validation", at_odds=True)
+    for modality, spec in modalities.items():
+        if spec.graph is not None and name in spec.graph.relations:
+            section.wrong(
+                f"the graph of '{modality}' is built from '{name}', so it has seen what would be held out",
+                "validation",
+                at_odds=True,
+            )
 
 
 def _read_groups(section: Section) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -73,6 +74,11 @@ class GraphSpec:
     method: NeighbourMethod = "auto"
     features: tuple[FeatureSpec, ...] = ()
 
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The relations that it is built from."""
+        return tuple(f.relation for f in self.features if f.relation is not None)
+
 
 @dataclass(frozen=True)
 class ModalitySpec:
@@ -113,12 +119,25 @@ class TrainingSpec:
     schedule: Schedule = "parallel"
     sweeps: int = 100
     tolerance: float = 1e-4  # stop when a sweep brings less than this fraction of F's fall so far
+    validation: str | None = None  # a relation: stop as well when its held-out hyperedges are told no better
+    held_out: float = 0.1  # the share of its training hyperedges that are then held out
+    patience: int = 10  # sweeps without a new best there, before training stops
     ridge: float = 1e-2  # eps
     start: Start = "auto"
     seed: int = 0
     dtype: Dtype = "float64"
     draws: int = 0  # posterior draws after that, from the optimum on
     burn_in: int = 20  # draws before those, not kept
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a setting is searched: from ``low`` to ``high``, ``whole`` numbers or not, or in ``choices``."""
+
+    low: float
+    high: float
+    whole: bool = False
+    choices: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,13 +150,11 @@ class Dataset:
     modalities: dict[str, ModalitySpec]
     relations: dict[str, RelationSpec]
     training: TrainingSpec
+    # What is searched by their keys, like ("training", "ridge"); empty: the usual settings.
+    tune: Mapping[tuple[str | int, ...], Range] = field(default_factory=dict)
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:
         """Per modality the relations that its graph is built from, where it is built from some."""
-        built = {
-            name: tuple(f.relation for f in modality.graph.features if f.relation is not None)
-            for name, modality in self.modalities.items()
-            if modality.graph is not None
-        }
-        return {name: relations for name, relations in built.items() if relations}
+        graphs = {name: modality.graph for name, modality in self.modalities.items()}
+        return {name: graph.relations for name, graph in graphs.items() if graph and graph.relations}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -48,10 +48,12 @@ class Model:
     @cached_property
     def mean_rows(self) -> dict[str, np.ndarray]:
         """The mean of the informed rows (rank,) of each modality."""
-        return {
-            m: self.factors[m][known].mean(axis=0) if known.any() else self.factors[m].mean(axis=0)
-            for m, known in self.informed.items()
-        }
+        return {m: mean_row(self.factors[m], known) for m, known in self.informed.items()}
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """The row of history of the sweep that the factors are of."""
+        return kept_row(self.history)
 
     def rows(self, term: Term, mode: int, index: np.ndarray) -> np.ndarray:
         """Rows (len(index) x used columns) of a mode's effective matrix.
@@ -59,10 +61,8 @@ class Model:
         Index -1, and every entity that training knew nothing about, stands for the mean row.
         """
         modality = term.modalities[mode]
-        rows = self.factors[modality][index]
-        unknown = (index < 0) | ~self.informed[modality][index]
-        rows[unknown] = self.mean_rows[modality]
-        return term.effective(mode, rows)
+        factor, informed = self.factors[modality], self.informed[modality]
+        return term.effective(mode, known_rows(factor, informed, index, self.mean_rows[modality]))
 
     def predict(self, relation: str, coords: tuple[np.ndarray, ...]) -> np.ndarray:
         """The model's values at given coordinates: offset + sum_r prod_m A_m[i_m, r].
@@ -154,3 +154,24 @@ class Model:
                 product *= self.rows(term, mode, index)
         matrix = term.effective(term.mode(target), self.factors[target])
         return product @ matrix.T + term.offset
+
+
+def mean_row(factor: np.ndarray, informed: np.ndarray) -> np.ndarray:
+    """The mean (rank,) of the informed rows of a factor, of all where none is."""
+    return (factor[informed] if informed.any() else factor).mean(axis=0)
+
+
+def known_rows(
+    factor: np.ndarray, informed: np.ndarray, index: np.ndarray, mean: np.ndarray | None = None
+) -> np.ndarray:
+    """Rows of a factor, the mean row in the place of -1 and of what training knew nothing about."""
+    rows = factor[index]
+    unknown = (index < 0) | ~informed[index]
+    if unknown.any():
+        rows[unknown] = mean_row(factor, informed) if mean is None else mean
+    return rows
+
+
+def kept_row(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of the sweep whose factors are returned: the best by validation, else the last."""
+    return next((row for row in reversed(history) if row.get("best")), history[-1])

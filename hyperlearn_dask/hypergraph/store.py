@@ -99,6 +99,13 @@ def read_relation(
     return _read_tensor(_unit(path, f"relations/{name}"), start, stop)
 
 
+def open_relation(path: str | Path, name: str) -> Relation:
+    """A relation of a stored hypergraph by itself, its tensors read when first asked for."""
+    root = open_artefact(Path(path), FORMAT)
+    tests = dict(_units(root, "tests"))
+    return _lazy_relation(Path(path), name, child_group(root, f"relations/{name}"), tests.get(name))
+
+
 def relation_shape(path: str | Path, name: str) -> tuple[int, ...]:
     """The number of entities per mode of a relation."""
     return tuple(_attribute(_unit(path, f"relations/{name}"), "shape"))

@@ -36,14 +36,16 @@ class State:
     """All that the rest of a training follows from, as values.
 
     ``factors``, and the last sweep's ``proposals``, ``directions`` and ``slope``, which the next ones
-    are made conjugate to. Among posterior draws: ``draw``, the number of the last one (0 before them),
-    the factors ``drawn`` there, and all draws ``kept`` so far, one below the other.
+    are made conjugate to; the ``best`` factors by validation, where they are not the last ones. Among
+    posterior draws: ``draw``, the number of the last one (0 before them), the factors ``drawn`` there,
+    and all draws ``kept`` so far, one below the other.
     """
 
     history: tuple[SweepReport, ...]
     factors: Matrices
     proposals: Matrices = field(default_factory=dict)
     directions: Matrices = field(default_factory=dict)
+    best: Matrices = field(default_factory=dict)
     slope: float = 0.0
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
@@ -56,7 +58,7 @@ class State:
         return f"posterior draw {self.draw}" if self.draw else f"sweep {len(self.history)}"
 
 
-_ROLES = ("factors", "proposals", "directions", "drawn", "kept")
+_ROLES = ("factors", "proposals", "directions", "best", "drawn", "kept")
 
 
 class Checkpoints:

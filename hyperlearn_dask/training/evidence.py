@@ -24,6 +24,7 @@ from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.evidence import FACTORS, POPULARITY, Evidence, gather_evidence
 from hyperlearn_dask.factorization.model import Model
+from hyperlearn_dask.hypergraph.holdout import HoldOut, left, relation_of
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 from hyperlearn_dask.training.fit import fit
@@ -71,14 +72,14 @@ def add_evidence(
     rest = replace(
         hypergraph,
         relations={
-            name: _without(relation, held[name]) if name in held else relation
+            name: relation_of(relation, left(relation.tensor, held[name])) if name in held else relation
             for name, relation in hypergraph.relations.items()
         },
         graphs={m: graph for m, graph in hypergraph.graphs.items() if m not in seen},
         path=None,
     )
     unseeing = {m: mu for m, mu in model.problem.graph_weights.items() if m not in seen}
-    shorter = replace(training, sweeps=min(SWEEPS, training.sweeps), draws=0)
+    shorter = replace(training, sweeps=min(SWEEPS, training.sweeps), draws=0, validation=None)
     second = fit(rest, replace(model.problem, graph_weights=unseeing), shorter)
     evidence = {}
     for name in names:
@@ -188,15 +189,7 @@ def _hold_out(model: Model, relation: Relation, seed: int) -> np.ndarray:
         raise InputError(f"needs a target (one of {', '.join(relation.modalities)})", key=key)
     if relation.nnz < HELD_OUT:
         raise InputError(f"needs at least {HELD_OUT} hyperedges, there are {relation.nnz}", key=key)
-    return np.random.default_rng(seed).permutation(relation.nnz)[: relation.nnz // HELD_OUT]
-
-
-def _without(relation: Relation, held: np.ndarray) -> Relation:
-    """A relation without some of its hyperedges."""
-    kept = np.ones(relation.nnz, dtype=bool)
-    kept[held] = False
-    tensor = relation.tensor[kept]
-    return Relation(relation.name, relation.modalities, relation.shape, tensor.nnz, lambda: tensor)
+    return HoldOut(relation.name, 1 / HELD_OUT, seed).of(relation.nnz)
 
 
 def _others_known(relation: Relation, mode: int, tuples: SparseTensor) -> sp.csr_array:

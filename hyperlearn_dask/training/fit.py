@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,10 +12,12 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
 from hyperlearn_dask.config import RelationSpec, TrainingSpec
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
 from hyperlearn_dask.factorization.shards import EntryShard
 from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
+from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
@@ -23,14 +26,15 @@ from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
 from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
+from hyperlearn_dask.training.validation import Judge, out_of_patience
 
 if TYPE_CHECKING:
     from distributed import Client
 
 # Posterior draws that a model keeps at most.
 KEPT_DRAWS = 100
-# Sweeps that must bring too little before training stops.
-PATIENCE = 3
+# Sweeps that must bring F too little before training stops.
+STALLED = 3
 
 
 def problem_of(
@@ -75,8 +79,15 @@ def fit(
     checkpoints: Checkpoints | None = None,
     tell: Callable[[str], None] | None = None,
     device: Device = "cpu",
+    apart: bool = False,
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
+
+    With ``training.validation`` a share of that relation's training hyperedges is put aside, training
+    stops as well when ``training.patience`` sweeps have told them no better than one before, and the
+    factors of that one are returned. They have not seen what was put aside (only an offset "mean" is
+    that of all). Where that is too much to go without, train once more without validation, with
+    ``sweeps`` set to the sweep that ``Model.kept`` names.
 
     Parameters
     ----------
@@ -94,12 +105,39 @@ def fit(
         Hears, in lines, what has become of workers.
     device
         ``cuda``: training in this process keeps its data and factors on the GPU.
+    apart
+        The validation has been put aside already: it is the test tuples that its relation has here.
 
     Returns
     -------
     Model
-        With one row of history per sweep; the state after the last sweep is the best, as F never rises.
+        With one row of history per sweep. Without validation the state after the last sweep is the
+        best, as F never rises; with it ``Model.kept`` is the row of the best.
     """
+    with contextlib.ExitStack() as stack:
+        if training.validation is not None and not apart:
+            name, known = training.validation, hypergraph.relations
+            if name not in known:
+                raise InputError(
+                    f"no relation '{name}' (expected one of {', '.join(known)})", key="training.validation"
+                )
+            what = HoldOut(name, training.held_out, training.seed)
+            hypergraph = stack.enter_context(held_out(hypergraph, what, client))
+        return _fit(hypergraph, problem, training, targets or {}, client, on_sweep, checkpoints, tell, device)
+
+
+def _fit(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    training: TrainingSpec,
+    targets: Mapping[str, str],
+    client: Client | None,
+    on_sweep: OnSweep | None,
+    checkpoints: Checkpoints | None,
+    tell: Callable[[str], None] | None,
+    device: Device,
+) -> Model:
+    """Train on a hypergraph that validation has been put aside of."""
     setting = Setting(
         training.dtype,
         {name: term.offset for name, term in problem.terms.items()},
@@ -113,7 +151,7 @@ def fit(
 
         executor = DaskExecutor(client, hypergraph, setting)
     try:
-        train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
+        train = partial(_train, hypergraph, problem, training, executor, targets, on_sweep)
         return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
     finally:
         executor.close()
@@ -128,14 +166,17 @@ def _train(
     on_sweep: OnSweep | None,
     safe: SafePoints,
 ) -> Model:
-    state = safe.state
+    state, informed = safe.state, _informed(problem, executor)
     if state is None or not (state.draw or state.done):
-        state = safe.state = _optimise(problem, training, executor, state, on_sweep, safe)
+        judge = None
+        if (name := training.validation) is not None:
+            judge = Judge(executor, problem, hypergraph, name, targets.get(name), informed)
+        state = safe.state = _optimise(problem, training, executor, state, on_sweep, safe, judge)
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
         factors=dict(state.factors),
-        informed=_informed(problem, executor),
+        informed=informed,
         targets=dict(targets),
         history=tuple(_row(report) for report in state.history),
         draws=_sample_posterior(problem, training, executor, state, on_sweep, safe)
@@ -151,34 +192,45 @@ def _optimise(
     state: State | None,
     on_sweep: OnSweep | None,
     safe: SafePoints,
+    judge: Judge | None,
 ) -> State:
-    """The sweeps, from the start or from a state among them; the state after the last."""
+    """The sweeps, from the start or from a state among them; the best state, else that after the last."""
     before: Course | None = None
     history: list[SweepReport] = []
     if state is None:
-        factors = _start(problem, executor, training)
+        factors = best = _start(problem, executor, training)
     else:
         factors = held(executor, state.factors)
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
         before = Course(held(executor, proposals), held(executor, state.directions), {}, state.slope)
+        best = held(executor, state.best) if state.best else factors
         history += state.history
     for report, point, course in sweeps(
         problem, executor, factors, training.schedule, before, done=len(history)
     ):
+        if judge is not None:
+            report = judge.judged(report, point.factors, history)
+        if judge is None or report.best:
+            best = point.factors
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
-        if report.sweep >= training.sweeps or _converged(history, training.tolerance):
-            return State(tuple(history), executor.gather(point.factors), done=True)
-        safe.offer(partial(_state, executor, history, point, course))
+        if report.sweep >= training.sweeps or _has_converged(history, training, judge is not None):
+            return State(tuple(history), executor.gather(best), done=True)
+        safe.offer(partial(_state, executor, history, point, course, best))
         executor.check()
     raise AssertionError("sweeps come without end")
 
 
-def _state(executor: Executor, history: list[SweepReport], point: Point, course: Course) -> State:
+def _state(
+    executor: Executor, history: list[SweepReport], point: Point, course: Course, best: dict[str, Handle]
+) -> State:
+    other = {} if best is point.factors else best
     proposals = {m: executor.pick(proposal, "direction") for m, proposal in course.proposals.items()}
-    factors, proposals, directions = executor.gather([point.factors, proposals, course.directions])
-    return State(tuple(history), factors, proposals, directions, course.slope)
+    factors, proposals, directions, other = executor.gather(
+        [point.factors, proposals, course.directions, other]
+    )
+    return State(tuple(history), factors, proposals, directions, other, course.slope)
 
 
 def _sample_posterior(
@@ -217,16 +269,21 @@ def _state_of_draws(
     return dataclasses.replace(optimum, draw=draw, drawn=values, kept=stacked, done=False)
 
 
+def _has_converged(history: list[SweepReport], training: TrainingSpec, judged: bool) -> bool:
+    """Whether there is nothing to be gained by more sweeps: in F, or for what is held out."""
+    return _converged(history, training.tolerance) or (judged and out_of_patience(history, training.patience))
+
+
 def _converged(history: list[SweepReport], tolerance: float) -> bool:
     """Whether the last sweeps brought next to nothing of what training has brought since its first.
 
     F itself is no yardstick: of a very sparse tensor even the best model leaves nearly all of
     ||X||^2. Several sweeps are looked at, as single ones may stall.
     """
-    if len(history) <= PATIENCE + 1:
+    if len(history) <= STALLED + 1:
         return False
-    first, before, now = (history[i].objective for i in (0, -1 - PATIENCE, -1))
-    return before - now <= tolerance * PATIENCE * (first - now)
+    first, before, now = (history[i].objective for i in (0, -1 - STALLED, -1))
+    return before - now <= tolerance * STALLED * (first - now)
 
 
 def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
@@ -309,10 +366,12 @@ def _linked(laplacian: Array) -> np.ndarray:
 
 
 def _row(report: SweepReport) -> dict[str, Any]:
+    judged = {} if report.validation is None else {"validation": report.validation, "best": report.best}
     return {
         "sweep": report.sweep,
         "objective": report.objective,
         "step": report.step,
         "seconds": report.seconds,
+        **judged,
         **report.parts,
     }

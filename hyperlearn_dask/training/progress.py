@@ -82,6 +82,8 @@ class TrainingProgress:
         parts += [f"{name} {value:,.4g}" for name, value in report.parts.items()]
         if report.step is not None:
             parts.append(f"step {report.step:.3g}")
+        if report.validation is not None:
+            parts.append(f"validation {_judged(report)}")
         parts += [f"{report.seconds:.2g} s a sweep", f"at most {duration(left)} left"]
         return "  " + ", ".join(parts)
 
@@ -94,11 +96,17 @@ class TrainingProgress:
         table.add_row("its parts", "  ".join(f"{name} {value:,.4g}" for name, value in report.parts.items()))
         if report.step is not None:
             table.add_row("step length", f"{report.step:.3g}")
+        if report.validation is not None:
+            table.add_row("validation", _judged(report))
         longest = sorted(by_place(self._seconds_by).items(), key=lambda item: -item[1])[:_PLACES_SHOWN]
         steps = "  ".join(f"{place} {seconds / report.sweep:.2g}" for place, seconds in longest)
         table.add_row("s a sweep", f"{sum(self._recent) / len(self._recent):.2g}  ({steps})")
         table.add_row("time left", f"at most {duration(left)}")
         return table
+
+
+def _judged(report: SweepReport) -> str:
+    return f"{report.validation:.4f}{' (best)' if report.best else ''}"
 
 
 def by_step(seconds_by: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,9 @@ class SweepReport:
 
     ``parts``: the summands of F by name (``fit made``, ``graph artist``, ``ridge``); ``step``: the
     alpha along the proposed direction (None of a posterior draw); ``seconds``: the whole sweep;
-    ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``).
+    ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``); ``validation``: how
+    the held-out hyperedges are told (RMSE of values, MRR of ranks), where some are held out, and
+    ``best``, whether no sweep before did as well.
     """
 
     sweep: int
@@ -21,6 +23,8 @@ class SweepReport:
     step: float | None = None
     seconds: float = 0.0
     seconds_by: dict[str, float] = field(default_factory=dict)
+    validation: float | None = None
+    best: bool = False
 
 
 OnSweep = Callable[[SweepReport], None]
