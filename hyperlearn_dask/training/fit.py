@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
+from hyperlearn_dask.backend import (
+    Array,
+    Device,
+    array_module,
+    check_device,
+    memory_in_one_line,
+    to_device,
+    to_host,
+)
 from hyperlearn_dask.config import RelationSpec, TrainingSpec
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
@@ -93,7 +101,7 @@ def fit(
     tell
         Hears, in lines, what has become of workers.
     device
-        ``cuda``: training in this process keeps its data and factors on the GPU.
+        ``cuda``: data and factors are kept, and steps run, on the GPU: this process's, or each worker's.
 
     Returns
     -------
@@ -104,17 +112,21 @@ def fit(
         training.dtype,
         {name: term.offset for name, term in problem.terms.items()},
         {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
+        device,
     )
     executor: Executor
     if client is None:
-        executor = LocalExecutor(hypergraph, setting, device)
+        check_device(device)
+        with memory_in_one_line():
+            executor = LocalExecutor(hypergraph, setting)
     else:
         from hyperlearn_dask.training.distributed import DaskExecutor
 
         executor = DaskExecutor(client, hypergraph, setting)
     try:
         train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
-        return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
+        with memory_in_one_line():
+            return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
     finally:
         executor.close()
 
