@@ -132,7 +132,7 @@ def to_device(value: Any, device: Device) -> Any:
 
     What is there already is not copied.
     """
-    if device == "cpu" or value is None:
+    if device == "cpu" or value is None or isinstance(value, DeviceCsr):
         return value
     import cupy
 

@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,10 +27,10 @@ import numpy as np
 from distributed import Client, Future, Scheduler
 from distributed.client import ClosedClientError
 
-from hyperlearn_dask.backend import Array, Device
+from hyperlearn_dask.backend import Array, Device, free_memory
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.store import read_indptr, unit_digests
+from hyperlearn_dask.hypergraph.store import read_indptr, unit_attributes, unit_digests
 from hyperlearn_dask.training.executor import (
     Handle,
     Key,
@@ -41,6 +41,7 @@ from hyperlearn_dask.training.executor import (
     move,
     part_of,
 )
+from hyperlearn_dask.training.memory import Site
 from hyperlearn_dask.training.on_worker import (
     SMALL,
     Form,
@@ -114,6 +115,8 @@ class DaskExecutor:
         self.device: Device = setting.device
         self._digests = unit_digests(hypergraph.path)
         self._graphs = set(hypergraph.graphs)
+        attributes = unit_attributes(hypergraph.path)
+        self._edges = {m: int(attributes[f"graphs/{m}"]["edges"]) for m in self._graphs}
         self._sizes = {m: len(entities) for m, entities in hypergraph.modalities.items()}
         # Receipts are small and on the host; what is on a device is not for them.
         longest = max(self._sizes.values()) * np.dtype(setting.dtype).itemsize
@@ -199,6 +202,17 @@ class DaskExecutor:
         self._garbage.clear()
         self.placement = self._place(self._watch.wait_for_workers(len(self.placement.workers)))
 
+    def sites(self) -> list[Site]:
+        """What each worker's GPU has free, and what shall be there."""
+        sites = []
+        for address, free in self._ask(free_memory).items():
+            owned = tuple(m for m, owner in self.placement.owners.items() if owner == address)
+            places = tuple(p for p in self.places if self.placement.holders[p] == address)
+            # L has both directions of an edge, and a diagonal.
+            edges = sum(2 * self._edges[m] + self._sizes[m] for m in owned if m in self._edges)
+            sites.append(Site(f"worker {address}", free, owned, places, edges))
+        return sites
+
     def close(self) -> None:
         """Free what the workers keep for this executor."""
         if not self._watch.scheduler_lost:
@@ -207,22 +221,21 @@ class DaskExecutor:
 
     def _place(self, workers: dict[str, dict[str, float]]) -> Placement:
         self._checked = time.monotonic()
-        self._require_device(list(workers))
-        return place(self._sizes, self.places, workers)
+        placement = place(self._sizes, self.places, workers)
+        if self.device != "cpu":
+            for address, lacks in self._ask(worker_device, self.device, of=placement.workers).items():
+                if lacks is not None:
+                    raise InputError(f"{lacks}; asked for with device cuda", key=f"worker {address}")
+        return placement
 
-    def _require_device(self, addresses: list[str]) -> None:
-        """Refuse workers that cannot compute where steps shall."""
-        if self.device == "cpu":
-            return
-        asked = [
-            self._client.submit(worker_device, self.device, workers=[address], pure=False)
-            for address in addresses
-        ]
-        for address, lacks in zip(
-            addresses, self._watch.result(partial(self._client.gather, asked), addresses)
-        ):
-            if lacks is not None:
-                raise InputError(f"{lacks}; asked for with device cuda", key=f"worker {address}")
+    def _ask(
+        self, function: Callable[..., Any], *args: Any, of: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """What a function gives on every worker, by address."""
+        addresses = list(self.placement.workers if of is None else of)
+        asked = [self._client.submit(function, *args, workers=[a], pure=False) for a in addresses]
+        bring = partial(self._client.gather, asked, direct=True)
+        return dict(zip(addresses, self._watch.result(bring, addresses)))
 
     def _everywhere(self, function: Callable[..., Any], *args: Any, seconds: float) -> None:
         """Run a function on every worker, without trust in any."""

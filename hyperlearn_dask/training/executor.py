@@ -143,6 +143,16 @@ class Executor(Protocol):
         ...
 
 
+def whole_places(hypergraph: Hypergraph, setting: Setting) -> list[ShardPlace]:
+    """A place for all entries of each relation, and one for all contexts of each that has them."""
+    whole = [
+        ShardPlace(name, 0, 0, relation.nnz, 0, max(relation.shape), sort_mode=int(np.argmax(relation.shape)))
+        for name, relation in hypergraph.relations.items()
+    ]
+    targets = setting.target_modes
+    return whole + [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
+
+
 def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
     """Handles of values, each where its modality is."""
     return {m: executor.hold(f"factor-{m}", m, value) for m, value in values.items()}
@@ -152,15 +162,7 @@ class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
 
     def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
-        whole = [
-            ShardPlace(
-                name, 0, 0, relation.nnz, 0, max(relation.shape), sort_mode=int(np.argmax(relation.shape))
-            )
-            for name, relation in hypergraph.relations.items()
-        ]
-        targets = setting.target_modes
-        contexts = [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
-        self.places = whole + contexts
+        self.places = whole_places(hypergraph, setting)
         self.seconds: dict[str, float] = defaultdict(float)
         self.mortal = False
         self.device = setting.device

@@ -27,6 +27,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
+from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
@@ -117,13 +118,17 @@ def fit(
     executor: Executor
     if client is None:
         check_device(device)
+        if device == "cuda":
+            require_room(problem, [here(hypergraph, setting)], training.dtype)
         with memory_in_one_line():
             executor = LocalExecutor(hypergraph, setting)
     else:
         from hyperlearn_dask.training.distributed import DaskExecutor
 
-        executor = DaskExecutor(client, hypergraph, setting)
+        executor = on_workers = DaskExecutor(client, hypergraph, setting)
     try:
+        if client is not None and device == "cuda":
+            require_room(problem, on_workers.sites(), training.dtype)
         train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
         with memory_in_one_line():
             return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)

@@ -174,6 +174,13 @@ def empty_like(value: ndarray, dtype: Any = None) -> ndarray:
     return empty(value.shape, value.dtype if dtype is None else dtype)
 
 
+def lexsort(keys: ndarray) -> ndarray:
+    """Of an array of keys: CuPy takes no tuple."""
+    assert isinstance(keys, ndarray)
+    assert keys.ndim == 2
+    return ndarray(np.lexsort(keys._host))
+
+
 def _function(function: Any) -> Any:
     def call(*args: Any, **keywords: Any) -> Any:
         return _given(function(*_taken(list(args)), **_taken(keywords)))
@@ -184,7 +191,7 @@ def _function(function: Any) -> Any:
 # Functions of CuPy 14 with the meaning and the arguments that NumPy's have, as far as we use them.
 _FUNCTIONS = {
     "abs", "all", "any", "arange", "argmin", "argsort", "bincount", "broadcast_to", "concatenate", "cumsum",
-    "einsum", "eye", "exp", "flatnonzero", "full", "isfinite", "lexsort", "matmul", "maximum", "minimum",
+    "einsum", "eye", "exp", "flatnonzero", "full", "divmod", "isfinite", "matmul", "maximum", "minimum",
     "nonzero", "ones", "partition", "searchsorted", "sqrt", "square", "stack", "sum", "take_along_axis",
     "unique", "where", "zeros", "zeros_like", "ones_like", "dot", "vdot", "array_equal", "multiply",
     "inv", "cholesky", "eigh", "solve",
@@ -280,7 +287,7 @@ def _folder() -> Path:
 def module() -> types.ModuleType:
     """The module to stand for ``cupy`` in ``sys.modules``."""
     fake = types.ModuleType("cupy")
-    own = (ndarray, asarray, array, ascontiguousarray, asnumpy, empty, empty_like, RawModule)
+    own = (ndarray, asarray, array, ascontiguousarray, asnumpy, empty, empty_like, lexsort, RawModule)
     for thing in own:
         setattr(fake, thing.__name__, thing)
     fake.linalg = types.SimpleNamespace()

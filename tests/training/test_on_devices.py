@@ -53,7 +53,7 @@ def emulated(cupy):
 
 @pytest.mark.parametrize("schedule", ["parallel", "sequential"])
 def test_factors_are_those_of_the_cpu_and_no_step_computes_there(emulated, stored, monkeypatch, schedule):
-    problem, training = two_relations_problem(stored, schedule=schedule, sweeps=4)
+    problem, training = two_relations_problem(stored, schedule=schedule, sweeps=3)
     expected = fit(two_relations(), problem, training)
     modules = set()
     monkeypatch.setattr(executor, "moved", lambda *args: modules.add(array_module(*args)) or moved(*args))
@@ -91,5 +91,15 @@ def test_too_little_memory_in_a_step_is_one_line(emulated, stored, monkeypatch):
     with (
         workers_here(1) as client,
         pytest.raises(InputError, match=r"too little memory .*allocating 7 bytes"),
+    ):
+        fit(stored, problem, training, client=client, device="cuda")
+
+
+def test_what_does_not_fit_on_a_worker_is_refused_by_its_name(emulated, stored, monkeypatch):
+    problem, training = two_relations_problem(stored, sweeps=2)
+    monkeypatch.setattr(emulated, "cuda", fake_cupy.cuda(free=20_000))
+    with (
+        workers_here(2) as client,
+        pytest.raises(InputError, match=r"worker tcp://\S+: does not fit"),
     ):
         fit(stored, problem, training, client=client, device="cuda")
