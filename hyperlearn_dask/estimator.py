@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hyperlearn_dask.backend import check_device
 from hyperlearn_dask.config import TrainingSpec, training_from
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
@@ -45,7 +44,7 @@ class HyperLearn:
     ridge, schedule, sweeps, tolerance, validation, held_out, patience, start, seed, dtype, draws, burn_in
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
-        ``cuda``: training in this process keeps its data and factors on the GPU; needs CuPy.
+        ``cuda``: training keeps its data and factors on the GPU, or on each worker's; needs CuPy.
 
     Attributes
     ----------
@@ -146,7 +145,6 @@ class HyperLearn:
         training = self._training()
         terms = self._terms(hypergraph)
         device = self._params["device"]
-        check_device(device, client is not None)
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
         model = fit(

@@ -13,6 +13,7 @@ import click
 from pipeline.options import (
     Where,
     dataset_argument,
+    device_option,
     json_option,
     out_option,
     pairs,
@@ -37,22 +38,23 @@ def ingest(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     Example:
       hyperlearn ingest data/museum --out out/museum
     """
-    _make(["ingest"], dataset, out, where, as_json, {})
+    _make(["ingest"], dataset, out, where, as_json, {}, "cpu")
 
 
 @click.command()
 @dataset_argument
 @out_option
+@device_option
 @scheduler_options
 @json_option
-def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
+def graph(dataset: Path, out: Path, where: Where, device_name: str | None, as_json: bool) -> None:
     """Build the graph of every modality that has one, in DIR/hypergraph.zarr.
 
     \b
     Example:
       hyperlearn graph data/museum --out out/museum
     """
-    _make(["graph"], dataset, out, where, as_json, {})
+    _make(["graph"], dataset, out, where, as_json, {}, device_name)
 
 
 @click.command()
@@ -64,6 +66,7 @@ def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
 @training_options
+@device_option
 @scheduler_options
 @json_option
 def train(
@@ -71,6 +74,7 @@ def train(
     out: Path,
     resume: bool,
     where: Where,
+    device_name: str | None,
     as_json: bool,
     **overrides: Any,
 ) -> None:
@@ -85,7 +89,7 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume)
+    _make(["train"], dataset, out, where, as_json, overrides, device_name, restart=not resume)
 
 
 @click.command()
@@ -99,16 +103,19 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
     Example:
       hyperlearn evaluate data/museum --out out/museum
     """
-    _make(["evaluate"], dataset, out, Where(), as_json, {})
+    _make(["evaluate"], dataset, out, Where(), as_json, {}, "cpu")
 
 
 @click.command()
 @dataset_argument
 @out_option
 @training_options
+@device_option
 @scheduler_options
 @json_option
-def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any) -> None:
+def run(
+    dataset: Path, out: Path, where: Where, device_name: str | None, as_json: bool, **overrides: Any
+) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
     After an interruption the same command goes on where it was, within training too.
@@ -117,9 +124,10 @@ def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any)
     Examples:
       hyperlearn run data/museum --out out/museum
       hyperlearn run data/museum --out out/museum --scheduler local
+      hyperlearn run data/museum --out out/museum --device cuda
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides)
+    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides, device_name)
 
 
 @click.command()
@@ -195,6 +203,7 @@ def _make(
     where: Where,
     as_json: bool,
     overrides: dict[str, Any],
+    device_name: str | None,
     *,
     restart: bool = False,
 ) -> None:
@@ -204,6 +213,7 @@ def _make(
     from pipeline import display, stages
 
     check_scheduler(where.scheduler, where.workers, where.tls)
+    device = where.device(device_name)
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
@@ -227,6 +237,7 @@ def _make(
             notes.passing,
             notes.line,
             restart,
+            device,
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

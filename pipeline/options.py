@@ -14,6 +14,7 @@ import click
 from hyperlearn_dask.errors import InputError
 
 if TYPE_CHECKING:
+    from hyperlearn_dask.backend import Device
     from hyperlearn_dask.cluster import Tls
     from hyperlearn_dask.config import Dataset
 
@@ -32,6 +33,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
 
 
+device_option = click.option(
+    "--device",
+    "device_name",
+    metavar="cpu|cuda",
+    help="What computes: CPUs, or the GPU of this process or of each worker; "
+    "by default cuda with --scheduler cuda, else cpu.",
+)
+
+
 @dataclass(frozen=True)
 class Where:
     """Where to compute, as the options say it."""
@@ -39,6 +49,18 @@ class Where:
     scheduler: str = "none"
     workers: int | None = None
     tls: Tls | None = None
+
+    def device(self, name: str | None) -> Device:
+        """What is to compute there; refused in one line if this process cannot."""
+        from hyperlearn_dask.backend import check_device
+
+        if name is None:
+            return "cuda" if self.scheduler == "cuda" else "cpu"
+        if name not in ("cpu", "cuda"):
+            raise InputError(f"'{name}' is not a device (expected cpu or cuda)", key="--device")
+        if name == "cuda" and self.scheduler == "none":
+            check_device(name)
+        return cast("Device", name)
 
 
 def scheduler_options(command: Command) -> Command:

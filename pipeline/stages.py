@@ -15,9 +15,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperlearn_dask.backend import Device
 from hyperlearn_dask.config import Dataset, TableSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import kept_row
@@ -53,6 +55,7 @@ class Job:
     ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
     number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
     ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
+    ``device``: what computes, in this process or on each worker.
     """
 
     dataset: Dataset
@@ -62,6 +65,7 @@ class Job:
     tell: Callable[[str], None]
     note: Callable[[str], None]
     restart: bool = False
+    device: Device = "cpu"
 
     @property
     def store(self) -> Path:
@@ -118,7 +122,7 @@ def ingest_stage(job: Job) -> StageReport:
 def graph_stage(job: Job) -> StageReport:
     """Features or edge tables to graphs."""
     _require_hypergraph(job)
-    return _units("graph", build_graphs, graphs_up_to_date, job)
+    return _units("graph", partial(build_graphs, device=job.device), graphs_up_to_date, job)
 
 
 def train_stage(job: Job) -> StageReport:
@@ -170,6 +174,7 @@ def train_stage(job: Job) -> StageReport:
             on_sweep=on_sweep,
             checkpoints=checkpoints,
             tell=job.note,
+            device=job.device,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:

@@ -277,6 +277,7 @@ CALLS: list[tuple[str, Change, tuple[str, ...], tuple[str, ...]]] = [
         ("schedule", "random", "parallel", "sequential"),
     ),
     ("unknown scheduler", nothing, (*RUN, "--scheduler", "slurm"), ("slurm", "none, local, cuda")),
+    ("unknown device", nothing, (*RUN, "--device", "tpu"), ("--device", "tpu", "cpu or cuda")),
     ("no workers", nothing, (*RUN, "--scheduler", "local", "--workers", "0"), ("--workers", "0")),
     (
         "unreachable scheduler",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperlearn_dask.cluster import CONNECT_SECONDS, check_scheduler, open_scheduler, ownership
+from hyperlearn_dask.cluster import CONNECT_SECONDS, check_scheduler, local, open_scheduler, ownership
 from hyperlearn_dask.errors import InputError
 
 MODALITIES = ["user", "movie", "tag"]
@@ -109,3 +111,38 @@ def test_cuda_says_why_it_cannot_be_had() -> None:
             open_scheduler("cuda", MODALITIES).__enter__()
     else:
         pytest.skip("there is an NVIDIA driver")
+
+
+@pytest.mark.parametrize(
+    ("packages", "expected"),
+    [
+        ((), {"protocol": "tcp"}),
+        (
+            ("rmm", "distributed_ucxx"),
+            {"protocol": "ucx", "rmm_async": True, "rmm_allocator_external_lib_list": ["cupy"]},
+        ),
+    ],
+)
+def test_a_worker_per_gpu_declares_its_modalities(monkeypatch, packages, expected) -> None:
+    """Against a stand-in that has what we use of LocalCUDACluster."""
+    asked = {}
+
+    class LocalCUDACluster:
+        def __init__(self, **options: object) -> None:
+            asked.update(options)
+            self.worker_spec: dict[int, dict[str, object]] = {}
+            while len(self.worker_spec) < options["n_workers"]:
+                self.worker_spec.update(self.new_worker_spec())
+
+        def new_worker_spec(self) -> dict[int, dict[str, object]]:
+            return {len(self.worker_spec): {"options": {}}}
+
+    there = {"dask_cuda", "cupy", *packages}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=LocalCUDACluster))
+    monkeypatch.setattr(local, "_count_gpus", lambda: 2)
+    cluster = local.local_cluster("cuda", MODALITIES)
+    declared = [set(spec["options"]["resources"]) for spec in cluster.worker_spec.values()]
+    assert declared == [{"user", "tag"}, {"movie"}]
+    assert expected.items() <= asked.items()
+    assert ("rmm_async" in asked) == ("rmm" in packages)

@@ -129,7 +129,7 @@ def test_the_mathematics_needs_only_numpy_scipy_and_numba() -> None:
     script = """
 import importlib, pkgutil, sys
 
-blocked = {"dask", "distributed", "zarr", "pyarrow", "sklearn", "sparse", "rich", "click"}
+blocked = {"dask", "distributed", "zarr", "pyarrow", "sklearn", "sparse", "rich", "click", "faiss", "cupy"}
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -171,6 +171,35 @@ print(len(model.history), "cupy" in sys.modules)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["2", "False"]
+
+
+def test_nothing_imports_cupy_before_a_device_is_asked_for() -> None:
+    script = """
+import importlib, pkgutil, sys
+
+class Watched:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("cupy", "cupyx", "rmm", "dask_cuda"):
+            importer = sys._getframe(1)
+            while "importlib" in importer.f_globals["__name__"]:
+                importer = importer.f_back
+            who = importer.f_globals["__name__"]  # other libraries look whether it is there
+            assert not who.startswith(("hyperlearn_dask", "pipeline")), f"{who} imports {name}"
+
+sys.meta_path.insert(0, Watched())
+for package in map(importlib.import_module, ("hyperlearn_dask", "pipeline")):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if module.name != "hyperlearn_dask.factorization.kernels.cuda":
+            importlib.import_module(module.name)
+            print(module.name)
+from hyperlearn_dask.backend import check_device, to_device
+
+check_device("cpu")
+to_device(None, "cpu")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert {f"{LIBRARY}.training.on_worker", "pipeline.stages"} <= set(done.stdout.split())
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

@@ -148,12 +148,27 @@ def _cuda_cluster(
         host=listening.host,
         scheduler_port=listening.port,
         dashboard_address=f"{listening.host}:{listening.dashboard_port}",
-        protocol="tcp" if security is None else "tls",
+        protocol=_protocol(security),
         security=security,
         silence_logs=logging.ERROR,
         n_workers=gpus,
+        **_memory_pool(),
         preload=["hyperlearn_dask.cluster.worker"],
     )
+
+
+def _protocol(security: Security | None) -> str:
+    """UCX, which carries arrays from GPU to GPU, where it is there; it does not encrypt."""
+    if security is not None:
+        return "tls"
+    return "ucx" if importlib.util.find_spec("distributed_ucxx") else "tcp"
+
+
+def _memory_pool() -> dict[str, Any]:
+    """Options for a pool of RMM's on each GPU, CuPy's arrays in it too; without RMM CuPy has its own."""
+    if importlib.util.find_spec("rmm") is None:
+        return {}
+    return {"rmm_async": True, "rmm_allocator_external_lib_list": ["cupy"]}
 
 
 def _count_gpus() -> int:

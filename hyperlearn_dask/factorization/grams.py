@@ -8,6 +8,8 @@ from hyperlearn_dask.backend import Array, array_module, to_host
 from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.factorization.problem import Term
 
+ROWS_AT_ONCE = 1 << 20  # of a factor on a device, copied to float64
+
 
 def augmented_gram(left: Array, right: Array | None = None) -> np.ndarray:
     """[A 1]'[A 1], or with a direction D, whose fixed columns are 0, [A 1]'[D 0].
@@ -25,9 +27,18 @@ def augmented_gram(left: Array, right: Array | None = None) -> np.ndarray:
 
 def _products(left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
     """left' right and 1' right."""
-    if array_module(left) is np:
+    xp = array_module(left)
+    if xp is np:
         return dense.gram(left, right)
-    return to_host(left.T @ right), to_host(right.sum(axis=0, dtype=np.float64))
+    # Summed in float64, some rows at a time: a copy of a whole factor might not fit.
+    total = xp.zeros((left.shape[1] + 1, right.shape[1]))
+    for start in range(0, len(left), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = right[rows].astype(np.float64)
+        total[:-1] += left[rows].astype(np.float64).T @ part
+        total[-1] += part.sum(axis=0)
+    gram = to_host(total)
+    return gram[:-1], gram[-1]
 
 
 def term_gram(term: Term, mode: int, gram: np.ndarray) -> np.ndarray:

@@ -190,8 +190,9 @@ def contexts_of(tensor: SparseTensor, target_mode: int) -> SparseTensor:
     return SparseTensor(tuple(c[new] for c in coords), np.ones(int(new.sum())), shape, sorted_by=first)
 
 
-# Contexts whose products are held at once.
+# Contexts whose products are held at once, on the CPU and on a device.
 CHUNK = 16384
+DEVICE_CHUNK = 1 << 18
 
 
 def _second_moment(contexts: SparseTensor, along: tuple[tuple[Array, ...], ...]) -> np.ndarray:
@@ -201,9 +202,11 @@ def _second_moment(contexts: SparseTensor, along: tuple[tuple[Array, ...], ...])
     """
     used = along[0][0].shape[1]
     degree = contexts.order if len(along) > 1 else 0
-    total = np.zeros((2 * degree + 1, used, used))
-    for start in range(0, contexts.nnz, CHUNK):
-        rows = [c[start : start + CHUNK] for c in contexts.coords]
+    xp = array_module(along[0][0])
+    chunk = CHUNK if xp is np else DEVICE_CHUNK
+    total = xp.zeros((2 * degree + 1, used, used))
+    for start in range(0, contexts.nnz, chunk):
+        rows = [c[start : start + chunk] for c in contexts.coords]
         z = [along[0][0][rows[0]]]
         if degree:
             z.append(along[1][0][rows[0]])
@@ -221,9 +224,9 @@ def _second_moment(contexts: SparseTensor, along: tuple[tuple[Array, ...], ...])
         for j, left in enumerate(z):
             for k, right in enumerate(z):
                 if j <= k:
-                    block = to_host(left.T @ right)
+                    block = left.T @ right
                     total[j + k] += block if j == k else block + block.T
-    return total
+    return to_host(total)
 
 
 def _rows(factor: Array, shard: EntryShard | ContextShard, mode: int) -> Array:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from hyperlearn_dask.backend import Device
 from hyperlearn_dask.config import Dataset, GraphSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
@@ -51,6 +52,7 @@ def build_graphs(
     *,
     client: distributed.Client | None = None,
     progress: Progress | None = None,
+    device: Device = "cpu",
 ) -> list[UnitReport]:
     """Make the graphs of a data set in its stored hypergraph.
 
@@ -68,6 +70,8 @@ def build_graphs(
         A cluster for the neighbours; None is this process, with threads.
     progress
         Called with a short text as work proceeds.
+    device
+        What finds exact neighbours: see :func:`neighbour_graph`. The graphs are the same.
 
     Returns
     -------
@@ -96,7 +100,7 @@ def build_graphs(
             for unit in [unit for unit in wanted if unit not in kept]:
                 begun = time.perf_counter()
                 modality = dataset.modalities[unit.removeprefix("graphs/")]
-                graph, detail = _make(modality, dataset, hypergraph, client, progress)
+                graph, detail = _make(modality, dataset, hypergraph, client, progress, device)
                 write_graph(root, graph, wanted[unit])
                 reports[unit] = UnitReport(unit, "made", detail, time.perf_counter() - begun)
     return [reports[unit] for unit in wanted]
@@ -145,6 +149,7 @@ def _make(
     hypergraph: Hypergraph,
     client: distributed.Client | None,
     progress: Progress | None,
+    device: Device,
 ) -> tuple[Graph, str]:
     """A graph, and what to report of it."""
     spec = modality.graph
@@ -182,6 +187,7 @@ def _make(
         client=client,
         progress=progress,
         note=reported.append,
+        device=device,
     )
     origin = f"k = {spec.k} {spec.metric} over {_count(len(spec.features), 'feature block')}"
     return _reported(modality.name, adjacency, origin, [*reported, *features.notes])

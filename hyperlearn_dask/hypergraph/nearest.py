@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
+from hyperlearn_dask.backend import Array, Device, DeviceCsr, array_module, to_device, to_host
 from hyperlearn_dask.config import Metric
 from hyperlearn_dask.hypergraph.regions import Regions
 
 BLOCK_ENTRIES = 2_000_000  # distances that are held at once: 16 MB, and a few passing copies
+TILE = 8192  # points on each side of a product on a device: 512 MB of distances
+TILE_NUMBERS = 1 << 28  # of sparse points made dense on a device: 2 GB
 MANY = 8  # times k: more candidates than that are thinned out at once
 
-Neighbours = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows, columns, squared distances
+Neighbours = tuple[Array, Array, Array]  # rows, columns, squared distances
 
 
 @dataclass(frozen=True)
@@ -26,9 +30,9 @@ class Cloud:
     ``index`` says which point each row is: they may stand in any order.
     """
 
-    points: np.ndarray | sp.csr_array
-    norms: np.ndarray  # squared
-    index: np.ndarray
+    points: Any  # an array; sparse: CSR on the host, DeviceCsr on a device
+    norms: Array  # squared
+    index: Array
     unit: float  # a power of two, at least the largest squared norm
     k: int
     reach: float  # a point at this squared distance or beyond is no neighbour
@@ -53,12 +57,32 @@ class Cloud:
         """The same points in another order."""
         return Cloud(self.points[order], self.norms[order], self.index[order], self.unit, self.k, self.reach)
 
+    def on(self, device: Device) -> Cloud:
+        """The same points on a device, for :func:`nearest_tiled`; what is there already is not copied."""
+        if sp.issparse(self.points):
+            self.points.sum_duplicates()
+        points, norms, index = (to_device(a, device) for a in (self.points, self.norms, self.index))
+        return Cloud(points, norms, index, self.unit, self.k, self.reach)
+
+    def span(self, rows: slice) -> Array:
+        """The points in a run of rows, dense."""
+        if not isinstance(self.points, DeviceCsr):
+            block = self.points[rows]
+            return block.toarray() if sp.issparse(block) else block
+        xp = array_module(self.norms)
+        starts = self.points.indptr[rows.start : rows.stop + 1]
+        own = slice(int(starts[0]), int(starts[-1]))
+        block = xp.zeros((rows.stop - rows.start, self.points.shape[1]))
+        row = xp.searchsorted(starts, xp.arange(own.start, own.stop), side="right") - 1
+        block[row, self.points.indices[own]] = self.points.data[own]
+        return block
+
     @property
     def slack(self) -> float:
         """More than rounding can change a squared distance by."""
         return 2.0**-39 * self.unit
 
-    def rounded(self, squared: np.ndarray) -> np.ndarray:
+    def rounded(self, squared: Array) -> Array:
         """Squared distances to 2^-40 units, so that rounding errors do not decide between equals."""
         shift = 4096 * self.unit
         return np.maximum((squared + shift) - shift, 0)
@@ -76,7 +100,7 @@ class Cloud:
         offsets[inside, own[inside]] = math.inf
         return offsets
 
-    def limits(self, rows: np.ndarray) -> np.ndarray:
+    def limits(self, rows: Array | slice) -> Array:
         """For each row the offset from which on others are out of reach."""
         return self.reach - self.norms[rows] - self.slack
 
@@ -86,6 +110,36 @@ def nearest(cloud: Cloud, rows: np.ndarray) -> Neighbours:
     offsets = cloud.offsets(rows, slice(0, len(cloud)))
     limit = np.minimum(_bound(offsets, cloud.k) + cloud.slack, cloud.limits(rows))
     return _best([_within(cloud, rows, offsets, limit, 0)], cloud)
+
+
+def nearest_tiled(cloud: Cloud, first: int, last: int, tile: int = TILE) -> Neighbours:
+    """The neighbours of the points first..last among all, tile by tile of the product, on the host.
+
+    A tile's small distances tighten a bound on how far a neighbour can be; what is within it goes on
+    to the choice of the nearest. So nothing but a tile's distances is ever held, and no row is sorted.
+    The same neighbours as :func:`nearest` finds, on the device where the cloud is.
+    """
+    xp, k = array_module(cloud.norms), cloud.k
+    rows = xp.arange(first, last)
+    points, limit = -2 * cloud.span(slice(first, last)), cloud.limits(slice(first, last))
+    least = xp.full((last - first, k), math.inf)  # k distances so far that are small, to different points
+    found: list[Neighbours] = []
+    for start in range(0, len(cloud), tile):
+        others = slice(start, min(start + tile, len(cloud)))
+        # d_ij^2 - |x_i|^2 = |x_j|^2 - 2 <x_i, x_j>, of a point to itself inf
+        offsets = points @ cloud.span(others).T + cloud.norms[others]
+        own = xp.arange(max(first, others.start), min(last, others.stop))
+        offsets[own - first, own - others.start] = math.inf
+        least = xp.partition(xp.concatenate([least, _minima(offsets, k)], axis=1), k - 1, axis=1)[:, :k]
+        limit = xp.minimum(limit, least[:, k - 1] + cloud.slack)
+        found.append(_within(cloud, rows, offsets, limit, start))
+    rows, columns, squared = map(to_host, _best(found, cloud))
+    return rows, columns, squared
+
+
+def tile_of(cloud: Cloud) -> int:
+    """Points on each side of a product whose tiles fit on a device."""
+    return max(1, min(TILE, TILE_NUMBERS // max(1, cloud.points.shape[1])))
 
 
 def nearest_nearby(cloud: Cloud, regions: Regions, first: int, last: int) -> Neighbours:
@@ -119,9 +173,10 @@ def _blocks(rows: np.ndarray, others: slice) -> Iterator[np.ndarray]:
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _within(cloud: Cloud, rows: np.ndarray, offsets: np.ndarray, limit: np.ndarray, start: int) -> Neighbours:
+def _within(cloud: Cloud, rows: Array, offsets: Array, limit: Array, start: int) -> Neighbours:
     """The pairs whose offsets stay below a limit per row, by the points' own numbers."""
-    row, column = np.divmod(np.flatnonzero(offsets <= limit[:, None]), offsets.shape[1])
+    xp = array_module(offsets)
+    row, column = xp.divmod(xp.flatnonzero(offsets <= limit[:, None]), offsets.shape[1])
     squared = cloud.rounded(offsets[row, column] + cloud.norms[rows[row]])
     found = cloud.index[rows[row]], cloud.index[column + start], squared
     # Where very many are equally far, only those that can be among the nearest are kept.
@@ -130,11 +185,12 @@ def _within(cloud: Cloud, rows: np.ndarray, offsets: np.ndarray, limit: np.ndarr
 
 def _best(found: list[Neighbours], cloud: Cloud) -> Neighbours:
     """The k nearest of each row among what was found."""
-    rows, columns, squared = (np.concatenate([part[a] for part in found]) for a in range(3))
-    order = np.lexsort(((columns - rows) % len(cloud), squared, rows))
+    xp = array_module(cloud.norms)
+    rows, columns, squared = (xp.concatenate([part[a] for part in found]) for a in range(3))
+    # In float64, which has every index exactly
+    order = xp.lexsort(xp.stack([(columns - rows) % len(cloud), squared, rows]))
     sorted_rows = rows[order]
-    begins = np.flatnonzero(np.diff(sorted_rows, prepend=-1))
-    place = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+    place = xp.arange(len(order)) - xp.searchsorted(sorted_rows, sorted_rows)
     best = order[place < cloud.k]
     return rows[best], columns[best], squared[best]
 
@@ -145,10 +201,14 @@ def _bound(values: np.ndarray, k: int) -> np.ndarray:
     Of many values it is the k-th smallest of the minima of groups of columns, many times faster to
     find than the k-th smallest value.
     """
+    return np.partition(_minima(values, k), k - 1, axis=1)[:, k - 1]
+
+
+def _minima(values: Array, k: int) -> Array:
+    """The minima of groups of columns, or of few columns themselves."""
     rows, columns = values.shape
     groups = columns // 64
     if groups < 4 * k:
-        return np.partition(values, k - 1, axis=1)[:, k - 1]
+        return values
     size = columns // groups
-    minima = values[:, : size * groups].reshape(rows, size, groups).min(axis=1)
-    return np.partition(minima, k - 1, axis=1)[:, k - 1]
+    return values[:, : size * groups].reshape(rows, size, groups).min(axis=1)

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
+from hyperlearn_dask.backend import Device, memory_in_one_line
 from hyperlearn_dask.config import Metric, NeighbourMethod
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.nearest import (
@@ -26,6 +27,8 @@ from hyperlearn_dask.hypergraph.nearest import (
     Neighbours,
     nearest,
     nearest_nearby,
+    nearest_tiled,
+    tile_of,
 )
 from hyperlearn_dask.hypergraph.pace import Pace
 from hyperlearn_dask.hypergraph.regions import Regions, places_of
@@ -55,6 +58,7 @@ def neighbour_graph(
     progress: Callable[[str], object] | None = None,
     note: Callable[[str], object] | None = None,
     block: int | None = None,
+    device: Device = "cpu",
 ) -> sp.csr_array:
     """Weights of the edges from each entity to its k nearest neighbours.
 
@@ -86,6 +90,9 @@ def neighbour_graph(
         Called with what is worth reporting: that the search was approximate, and its recall.
     block
         Rows of a task, for tests; the result does not depend on it.
+    device
+        ``cuda``: exact neighbours are found on the GPU, of this process or of each worker; they are
+        the same.
 
     Returns
     -------
@@ -121,7 +128,7 @@ def neighbour_graph(
             progress(f"{modality}: {text}")
 
     with threadpool_limits(1, "blas") if client is None else nullcontext():  # a thread per task is enough
-        parts = _search(cloud, method, seed, block, client, tell, note or (lambda text: None))
+        parts = _search(cloud, method, seed, block, client, tell, note or (lambda text: None), device)
     rows, columns, squared = (np.concatenate([part[a] for part in parts]) for a in range(3))
     order = np.argsort(rows, kind="stable")
     rows, columns, squared = rows[order], columns[order], squared[order]
@@ -143,6 +150,7 @@ def _search(
     client: distributed.Client | None,
     tell: Callable[[str], object],
     note: Callable[[str], object],
+    device: Device,
 ) -> list[Neighbours]:
     """The neighbours of all points, part by part; n x n distances never exist at once."""
     n = len(cloud)
@@ -154,6 +162,13 @@ def _search(
             size = block or max(64, min(n // LOTS, BLOCK_ENTRIES // len(regions)))
             lots = _lots(np.diff(regions.starts), size)
             return _in_tasks(_of_regions, shared, lots, np.diff(regions.starts[lots]), client, tell)
+    if device == "cuda":
+        size = block or tile_of(cloud)
+        bounds = np.append(np.arange(0, n, size), n)
+        # Put on the device here, or by each task on its worker's
+        shared = client.scatter((cloud,), broadcast=True) if client else (cloud.on(device),)
+        with memory_in_one_line():
+            return _in_tasks(_of_rows_on_device, shared, bounds, np.diff(bounds), client, tell, "sync")
     size = block or max(16, BLOCK_ENTRIES // n)
     bounds = np.append(np.arange(0, n, size), n)
     shared = client.scatter((cloud,), broadcast=True) if client else (cloud,)
@@ -195,6 +210,11 @@ def _of_rows(shared: tuple[Cloud], start: int, stop: int) -> Neighbours:
     return nearest(*shared, np.arange(start, stop))
 
 
+def _of_rows_on_device(shared: tuple[Cloud], start: int, stop: int) -> Neighbours:
+    cloud = shared[0].on("cuda")
+    return nearest_tiled(cloud, start, stop, tile_of(cloud))
+
+
 def _of_regions(shared: tuple[Cloud, Regions], first: int, last: int) -> Neighbours:
     return nearest_nearby(*shared, first, last)
 
@@ -206,6 +226,7 @@ def _in_tasks(
     sizes: np.ndarray,
     client: distributed.Client | None,
     tell: Callable[[str], object],
+    scheduler: str = "threads",
 ) -> list[Neighbours]:
     """A task for each part between two bounds, which has ``sizes`` points."""
     task = dask.delayed(function, pure=False)
@@ -215,7 +236,7 @@ def _in_tasks(
     done: list[Neighbours] = []
     for first in range(0, len(tasks), TASKS_AT_ONCE):
         lot = slice(first, first + TASKS_AT_ONCE)
-        done += dask.compute(*tasks[lot], scheduler=client or "threads")
+        done += dask.compute(*tasks[lot], scheduler=client or scheduler)
         pace.add(int(sizes[lot].sum()))
     return done
 

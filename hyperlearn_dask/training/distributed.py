@@ -17,7 +17,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,13 +27,24 @@ import numpy as np
 from distributed import Client, Future, Scheduler
 from distributed.client import ClosedClientError
 
-from hyperlearn_dask.backend import Array, Device
+from hyperlearn_dask.backend import Array, Device, free_memory
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.store import read_indptr, unit_digests
-from hyperlearn_dask.training.executor import Handle, Key, Lost, Setting, ShardPlace, move, part_of
+from hyperlearn_dask.hypergraph.store import read_indptr, unit_attributes, unit_digests
+from hyperlearn_dask.training.executor import (
+    Handle,
+    Key,
+    Lost,
+    Setting,
+    ShardPlace,
+    held_on,
+    move,
+    part_of,
+)
+from hyperlearn_dask.training.memory import Site
 from hyperlearn_dask.training.on_worker import (
     SMALL,
+    Form,
     Given,
     Kept,
     Large,
@@ -47,6 +58,7 @@ from hyperlearn_dask.training.on_worker import (
     has_large,
     read_laplacian,
     read_shard,
+    worker_device,
 )
 from hyperlearn_dask.training.placement import Placement, cut, place
 from hyperlearn_dask.training.watch import LOSSES, Watch
@@ -93,7 +105,6 @@ class DaskExecutor:
     """Steps as pinned tasks on the workers of a client. See :class:`..executor.Executor`."""
 
     mortal = True
-    device: Device = "cpu"
 
     def __init__(self, client: Client, hypergraph: Hypergraph, setting: Setting) -> None:
         if hypergraph.path is None:
@@ -101,10 +112,15 @@ class DaskExecutor:
         self._client = client
         self._path = str(hypergraph.path.resolve())
         self._setting = setting
+        self.device: Device = setting.device
         self._digests = unit_digests(hypergraph.path)
         self._graphs = set(hypergraph.graphs)
+        attributes = unit_attributes(hypergraph.path)
+        self._edges = {m: int(attributes[f"graphs/{m}"]["edges"]) for m in self._graphs}
         self._sizes = {m: len(entities) for m, entities in hypergraph.modalities.items()}
-        self.whole = max(self._sizes.values()) * np.dtype(setting.dtype).itemsize <= SMALL // 16
+        # Receipts are small and on the host; what is on a device is not for them.
+        longest = max(self._sizes.values()) * np.dtype(setting.dtype).itemsize
+        self.whole = self.device == "cpu" and longest <= SMALL // 16
         self._watch = Watch(client)
         self._run = Run(client.id, next(_runs), 0)
         self.numbers = itertools.count()
@@ -129,20 +145,20 @@ class DaskExecutor:
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
         digest = self._digests[f"graphs/{modality}"] if modality in self._graphs else None
-        load = (read_laplacian, self._path, modality, digest, self._setting.dtype)
+        load = (read_laplacian, self._path, modality, digest, self._setting.dtype, self.device)
         return self._submit(name, self.placement.owners[modality], load, step, args)
 
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         offset = self._setting.offsets[place.relation]
         digest = self._digests[f"relations/{place.relation}"]
-        load = (read_shard, self._path, place, digest, offset, self._setting.dtype)
+        load = (read_shard, self._path, place, digest, offset, self._setting.dtype, self.device)
         return self._submit(name, self.placement.holders[place], load, step, args)
 
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         owner = self.placement.owners[modality]
         scatter = partial(self._client.scatter, [value], workers=[owner], direct=True, hash=False)
         [sent] = self._watch.result(scatter, [owner])
-        return self.at_modality(name, modality, _hold, sent)
+        return self.at_modality(name, modality, _hold, sent, self.device)
 
     def pick(self, handle: _Part, key: Key) -> Handle:
         return _Part(handle.result, (*handle.path, key))
@@ -165,7 +181,8 @@ class DaskExecutor:
         got = self._bring([part.result.receipt for part in parts])
         values = [_within(value, part.path) for part, value in zip(parts, got)]
         large = [i for i, value in enumerate(values) if has_large(value)]
-        for i, value in zip(large, self._bring([self.hand_out(parts[i]) for i in large])):
+        form: Form = "as it is" if self.device == "cpu" else "on the host"
+        for i, value in zip(large, self._bring([self.hand_out(parts[i], form) for i in large])):
             values[i] = value
         following = iter(values)
         return _visit(handles, lambda part: next(following))
@@ -185,6 +202,17 @@ class DaskExecutor:
         self._garbage.clear()
         self.placement = self._place(self._watch.wait_for_workers(len(self.placement.workers)))
 
+    def sites(self) -> list[Site]:
+        """What each worker's GPU has free, and what shall be there."""
+        sites = []
+        for address, free in self._ask(free_memory).items():
+            owned = tuple(m for m, owner in self.placement.owners.items() if owner == address)
+            places = tuple(p for p in self.places if self.placement.holders[p] == address)
+            # L has both directions of an edge, and a diagonal.
+            edges = sum(2 * self._edges[m] + self._sizes[m] for m in owned if m in self._edges)
+            sites.append(Site(f"worker {address}", free, owned, places, edges))
+        return sites
+
     def close(self) -> None:
         """Free what the workers keep for this executor."""
         if not self._watch.scheduler_lost:
@@ -193,7 +221,21 @@ class DaskExecutor:
 
     def _place(self, workers: dict[str, dict[str, float]]) -> Placement:
         self._checked = time.monotonic()
-        return place(self._sizes, self.places, workers)
+        placement = place(self._sizes, self.places, workers)
+        if self.device != "cpu":
+            for address, lacks in self._ask(worker_device, self.device, of=placement.workers).items():
+                if lacks is not None:
+                    raise InputError(f"{lacks}; asked for with device cuda", key=f"worker {address}")
+        return placement
+
+    def _ask(
+        self, function: Callable[..., Any], *args: Any, of: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """What a function gives on every worker, by address."""
+        addresses = list(self.placement.workers if of is None else of)
+        asked = [self._client.submit(function, *args, workers=[a], pure=False) for a in addresses]
+        bring = partial(self._client.gather, asked, direct=True)
+        return dict(zip(addresses, self._watch.result(bring, addresses)))
 
     def _everywhere(self, function: Callable[..., Any], *args: Any, seconds: float) -> None:
         """Run a function on every worker, without trust in any."""
@@ -234,10 +276,10 @@ class DaskExecutor:
             self._watch.workers()  # says that the scheduler is lost
             raise
 
-    def hand_out(self, part: _Part) -> Future:
+    def hand_out(self, part: _Part, form: Form) -> Future:
         """A part of a large result as a task's own."""
         result = part.result
-        what = (self._run, result.number, part.path)
+        what = (self._run, result.number, part.path, form)
         earlier = [] if _ended(result.receipt) else [result.receipt]
         return self._task("send", next(self.numbers), hand_out, *what, *earlier, address=result.address)
 
@@ -303,11 +345,14 @@ class _Letter:
         self.reads.append(result)
         if self._executor.whole:
             return self._sent(result.receipt, part.path, keep_as)
-        return self._sent(self._executor.hand_out(part), (), keep_as)
+        form: Form = "as it is" if self._executor.device == "cpu" else "parcel"
+        return self._sent(self._executor.hand_out(part, form), (), keep_as, packed=form == "parcel")
 
-    def _sent(self, future: Future, path: tuple[Key, ...], keep_as: int | None) -> Given:
+    def _sent(
+        self, future: Future, path: tuple[Key, ...], keep_as: int | None, packed: bool = False
+    ) -> Given:
         self.given.append(future)
-        return Given(len(self.given) - 1, path, keep_as)
+        return Given(len(self.given) - 1, path, keep_as, packed)
 
     def _kept(self, result: _Result, path: tuple[Key, ...]) -> Kept:
         self.reads.append(result)
@@ -340,8 +385,8 @@ def _ended(future: Future) -> bool:
     return future.status != "pending"
 
 
-def _hold(_: Array | None, value: Any) -> Any:
-    return value
+def _hold(_: Array | None, value: Any, device: Device) -> Any:
+    return held_on(device, value)
 
 
 def _clients(dask_scheduler: Scheduler) -> list[str]:

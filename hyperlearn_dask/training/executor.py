@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, Device, to_device, to_host
+from hyperlearn_dask.backend import Array, Device, each_array, to_device, to_host
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
@@ -87,6 +87,7 @@ class Setting:
     dtype: str
     offsets: Mapping[str, float]  # per relation, subtracted from its values
     target_modes: Mapping[str, int]  # per relation with contexts, the mode they leave out
+    device: Device = "cpu"  # where steps compute, and data and factors are kept
 
 
 class Executor(Protocol):
@@ -142,6 +143,16 @@ class Executor(Protocol):
         ...
 
 
+def whole_places(hypergraph: Hypergraph, setting: Setting) -> list[ShardPlace]:
+    """A place for all entries of each relation, and one for all contexts of each that has them."""
+    whole = [
+        ShardPlace(name, 0, 0, relation.nnz, 0, max(relation.shape), sort_mode=int(np.argmax(relation.shape)))
+        for name, relation in hypergraph.relations.items()
+    ]
+    targets = setting.target_modes
+    return whole + [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
+
+
 def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
     """Handles of values, each where its modality is."""
     return {m: executor.hold(f"factor-{m}", m, value) for m, value in values.items()}
@@ -150,21 +161,13 @@ def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
 class LocalExecutor:
     """Everything in this process, at once; the kernels use all threads."""
 
-    def __init__(self, hypergraph: Hypergraph, setting: Setting, device: Device = "cpu") -> None:
-        whole = [
-            ShardPlace(
-                name, 0, 0, relation.nnz, 0, max(relation.shape), sort_mode=int(np.argmax(relation.shape))
-            )
-            for name, relation in hypergraph.relations.items()
-        ]
-        targets = setting.target_modes
-        contexts = [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
-        self.places = whole + contexts
+    def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
+        self.places = whole_places(hypergraph, setting)
         self.seconds: dict[str, float] = defaultdict(float)
         self.mortal = False
-        self.device = device
+        self.device = setting.device
         self._laplacians = {
-            m: to_device(laplacian_as(g.laplacian, setting.dtype), device)
+            m: to_device(laplacian_as(g.laplacian, setting.dtype), setting.device)
             for m, g in hypergraph.graphs.items()
         }
         self._shards = {
@@ -174,7 +177,7 @@ class LocalExecutor:
                     setting.offsets[place.relation],
                     setting.dtype,
                 ),
-                device,
+                setting.device,
             )
             for place in self.places
         }
@@ -186,7 +189,7 @@ class LocalExecutor:
         return self._timed(name, step, self._shards[place], *args)
 
     def hold(self, name: str, modality: str, value: Any) -> Handle:
-        return value if self.device == "cpu" else _each_array(value, partial(to_device, device=self.device))
+        return held_on(self.device, value)
 
     def pick(self, handle: Handle, key: Key) -> Handle:
         return part_of(handle, (key,))
@@ -198,7 +201,7 @@ class LocalExecutor:
         return self._timed(f"step-{modality}", move, None, factor, direction, alpha)
 
     def gather(self, handles: Any) -> Any:
-        return handles if self.device == "cpu" else _each_array(handles, to_host)
+        return handles if self.device == "cpu" else each_array(handles, to_host)
 
     def recover(self) -> None:
         pass
@@ -216,15 +219,9 @@ class LocalExecutor:
         return result
 
 
-def _each_array(value: Any, put: Callable[[Array], Array]) -> Any:
-    """A value with its arrays put elsewhere, in whatever lists, dicts and dataclasses they stand."""
-    if isinstance(value, dict):
-        return {name: _each_array(part, put) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_each_array(part, put) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: _each_array(getattr(value, f.name), put) for f in fields(value)})
-    return put(value) if hasattr(value, "dtype") and hasattr(value, "shape") else value
+def held_on(device: Device, value: Any) -> Any:
+    """A value from the host with its arrays on a device."""
+    return value if device == "cpu" else each_array(value, partial(to_device, device=device))
 
 
 def move(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
+from hyperlearn_dask.backend import (
+    Array,
+    Device,
+    array_module,
+    check_device,
+    memory_in_one_line,
+    to_device,
+    to_host,
+)
 from hyperlearn_dask.config import RelationSpec, TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
@@ -22,6 +30,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
+from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
@@ -104,7 +113,7 @@ def fit(
     tell
         Hears, in lines, what has become of workers.
     device
-        ``cuda``: training in this process keeps its data and factors on the GPU.
+        ``cuda``: data and factors are kept, and steps run, on the GPU: this process's, or each worker's.
     apart
         The validation has been put aside already: it is the test tuples that its relation has here.
 
@@ -142,17 +151,25 @@ def _fit(
         training.dtype,
         {name: term.offset for name, term in problem.terms.items()},
         {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
+        device,
     )
     executor: Executor
     if client is None:
-        executor = LocalExecutor(hypergraph, setting, device)
+        check_device(device)
+        if device == "cuda":
+            require_room(problem, [here(hypergraph, setting)], training.dtype)
+        with memory_in_one_line():
+            executor = LocalExecutor(hypergraph, setting)
     else:
         from hyperlearn_dask.training.distributed import DaskExecutor
 
-        executor = DaskExecutor(client, hypergraph, setting)
+        executor = on_workers = DaskExecutor(client, hypergraph, setting)
     try:
+        if client is not None and device == "cuda":
+            require_room(problem, on_workers.sites(), training.dtype)
         train = partial(_train, hypergraph, problem, training, executor, targets, on_sweep)
-        return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
+        with memory_in_one_line():
+            return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
     finally:
         executor.close()
 

@@ -13,20 +13,34 @@ import time
 import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from distributed import Worker, get_worker
 
-from hyperlearn_dask.backend import Array
+from hyperlearn_dask.backend import (
+    Array,
+    Device,
+    check_device,
+    each_array,
+    memory_in_one_line,
+    synchronize,
+    to_device,
+    to_host,
+)
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization import kernels
-from hyperlearn_dask.factorization.shards import Shard
+from hyperlearn_dask.factorization.shards import Shard, on_device
 from hyperlearn_dask.hypergraph.store import read_graph, read_relation
 from hyperlearn_dask.training.executor import Key, Lost, ShardPlace, laplacian_as, move, part_of
+from hyperlearn_dask.training.parcels import pack, unpack
 
 # Arrays up to this size ride in receipts and orders.
 SMALL = 1 << 16
+
+# How a result travels: between workers of the CPU, between workers with devices, to the client.
+Form = Literal["as it is", "parcel", "on the host"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,7 @@ class Given:
     at: int
     path: tuple[Key, ...] = ()
     keep_as: int | None = None
+    packed: bool = False  # as a parcel
 
 
 @dataclass(frozen=True)
@@ -121,11 +136,14 @@ def carry_out(order: Order, *given: Any) -> Any:
         memory = _memory(desk, order.run)
         for number in order.drop:
             memory.results.pop(number, None)
-        args = [_value(arg, given, memory) for arg in order.args]
-        data = memory.load(*order.load)
+        with memory_in_one_line():
+            args = [_value(arg, given, memory) for arg in order.args]
+            data = memory.load(*order.load)
         began = time.perf_counter()
         try:
-            result = order.step(data, *args)
+            with memory_in_one_line():
+                result = order.step(data, *args)
+                synchronize()  # what goes wrong on a device shall do so here, and take its time here
         except Exception as error:
             # The traceback stays as long as the future; what its frames hold must not.
             traceback.clear_frames(error.__traceback__)
@@ -138,10 +156,23 @@ def carry_out(order: Order, *given: Any) -> Any:
     return result if order.whole else receipt(result)
 
 
-def hand_out(run: Run, number: int, path: tuple[Key, ...], *earlier: Any) -> Any:
+def hand_out(run: Run, number: int, path: tuple[Key, ...], form: Form, *earlier: Any) -> Any:
     """Part of an earlier result, for another worker or the client."""
     del earlier  # only waited for
-    return part_of(_memory(_desks.setdefault(get_worker(), _Desk()), run).get(number), path)
+    worker = get_worker()
+    part = part_of(_memory(_desks.setdefault(worker, _Desk()), run).get(number), path)
+    if form == "parcel":
+        return pack(part, device_memory=worker.address.startswith("ucx"))
+    return each_array(part, to_host) if form == "on the host" else part
+
+
+def worker_device(device: Device) -> str | None:
+    """Why this worker cannot compute on a device, or None."""
+    try:
+        check_device(device)
+    except InputError as error:
+        return error.problem
+    return None
 
 
 def greet(clients: Collection[str]) -> None:
@@ -171,7 +202,7 @@ def _value(arg: Any, given: tuple[Any, ...], memory: Memory) -> Any:
     if isinstance(arg, Kept):
         return part_of(memory.get(arg.number), arg.path)
     if isinstance(arg, Given):
-        value = part_of(given[arg.at], arg.path)
+        value = part_of(unpack(given[arg.at]) if arg.packed else given[arg.at], arg.path)
         if arg.keep_as is not None:
             memory.results[arg.keep_as] = value
         return value
@@ -216,11 +247,14 @@ def has_large(value: Any) -> bool:
     return isinstance(value, Large)
 
 
-def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str) -> Shard:
+def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str, device: Device) -> Shard:
     """The shard as the store with this digest has it."""
-    return place.cut(read_relation(path, place.relation, place.start, place.stop), offset, dtype)
+    shard = place.cut(read_relation(path, place.relation, place.start, place.stop), offset, dtype)
+    return on_device(shard, device)
 
 
-def read_laplacian(path: str, modality: str, digest: str | None, dtype: str) -> Array | None:
+def read_laplacian(path: str, modality: str, digest: str | None, dtype: str, device: Device) -> Array | None:
     """The Laplacian as the store with this digest has it, None where there is none."""
-    return None if digest is None else laplacian_as(read_graph(path, modality).laplacian, dtype)
+    if digest is None:
+        return None
+    return to_device(laplacian_as(read_graph(path, modality).laplacian, dtype), device)

@@ -12,6 +12,7 @@ import ctypes
 import hashlib
 import subprocess
 import sys
+import threading
 import types
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
+_one_at_a_time = threading.Lock()  # a kernel's threads share what is static in it
 _SCALARS = (bool, int, float, complex, np.generic, str, type(None))
 
 
@@ -172,6 +174,13 @@ def empty_like(value: ndarray, dtype: Any = None) -> ndarray:
     return empty(value.shape, value.dtype if dtype is None else dtype)
 
 
+def lexsort(keys: ndarray) -> ndarray:
+    """Of an array of keys: CuPy takes no tuple."""
+    assert isinstance(keys, ndarray)
+    assert keys.ndim == 2
+    return ndarray(np.lexsort(keys._host))
+
+
 def _function(function: Any) -> Any:
     def call(*args: Any, **keywords: Any) -> Any:
         return _given(function(*_taken(list(args)), **_taken(keywords)))
@@ -182,7 +191,7 @@ def _function(function: Any) -> Any:
 # Functions of CuPy 14 with the meaning and the arguments that NumPy's have, as far as we use them.
 _FUNCTIONS = {
     "abs", "all", "any", "arange", "argmin", "argsort", "bincount", "broadcast_to", "concatenate", "cumsum",
-    "einsum", "eye", "exp", "flatnonzero", "full", "isfinite", "lexsort", "matmul", "maximum", "minimum",
+    "einsum", "eye", "exp", "flatnonzero", "full", "divmod", "isfinite", "matmul", "maximum", "minimum",
     "nonzero", "ones", "partition", "searchsorted", "sqrt", "square", "stack", "sum", "take_along_axis",
     "unique", "where", "zeros", "zeros_like", "ones_like", "dot", "vdot", "array_equal", "multiply",
     "inv", "cholesky", "eigh", "solve",
@@ -223,9 +232,10 @@ class _Kernel:
         assert len(arguments) == len(self._parameters), (len(arguments), self._parameters)
         places = [_argument(given, wanted) for given, wanted in zip(arguments, self._parameters)]
         pointers = (ctypes.c_void_p * len(places))(*(place.ctypes.data for place in places))
-        status = self._library.launch(
-            (ctypes.c_uint * 3)(*grid), ctypes.c_uint(block[0]), ctypes.c_size_t(shared_mem), pointers
-        )
+        with _one_at_a_time:
+            status = self._library.launch(
+                (ctypes.c_uint * 3)(*grid), ctypes.c_uint(block[0]), ctypes.c_size_t(shared_mem), pointers
+            )
         assert status == 0, {1: "threads wait for ever", 2: "shared memory was overrun"}[status]
 
 
@@ -277,7 +287,7 @@ def _folder() -> Path:
 def module() -> types.ModuleType:
     """The module to stand for ``cupy`` in ``sys.modules``."""
     fake = types.ModuleType("cupy")
-    own = (ndarray, asarray, array, ascontiguousarray, asnumpy, empty, empty_like, RawModule)
+    own = (ndarray, asarray, array, ascontiguousarray, asnumpy, empty, empty_like, lexsort, RawModule)
     for thing in own:
         setattr(fake, thing.__name__, thing)
     fake.linalg = types.SimpleNamespace()
@@ -286,8 +296,38 @@ def module() -> types.ModuleType:
             setattr(fake, name, _function(getattr(np, name)))
         else:
             setattr(fake.linalg, name, _function(getattr(np.linalg, name)))
-    fake.cuda = types.SimpleNamespace(is_available=lambda: True)
+    fake.cuda = cuda()
+    fake.get_default_memory_pool = lambda: types.SimpleNamespace(free_bytes=lambda: 0)
     return fake
+
+
+def cuda(
+    driver: int = 13000, built: int = 13020, gpus: int = 1, free: int = 1 << 34, nvrtc: bool = True
+) -> types.SimpleNamespace:
+    """What CuPy says of the machine: versions as CUDA numbers them, GPUs, bytes that are free."""
+
+    def count() -> int:
+        if not gpus:
+            raise RuntimeError("cudaErrorNoDevice: no CUDA-capable device is detected")
+        return gpus
+
+    def compiler() -> tuple[int, int]:
+        if not nvrtc:
+            raise RuntimeError('Failure finding "libnvrtc.so.13"')
+        return built // 1000, 0
+
+    return types.SimpleNamespace(
+        is_available=lambda: gpus > 0 and driver > 0,
+        runtime=types.SimpleNamespace(
+            driverGetVersion=lambda: driver,
+            runtimeGetVersion=lambda: built,
+            getDeviceCount=count,
+            memGetInfo=lambda: (free, 1 << 34),
+        ),
+        nvrtc=types.SimpleNamespace(getVersion=compiler),
+        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        Device=lambda: types.SimpleNamespace(synchronize=lambda: None),
+    )
 
 
 def install(monkeypatch: Any) -> types.ModuleType:

@@ -142,7 +142,7 @@ def test_context_equations_are_those_of_the_cpu(cupy, monkeypatch, shape, rank, 
 @pytest.mark.parametrize("shared", [48 * 1024, 0], ids=["shared", "scratch"])
 @both_dtypes
 def test_rows_are_solved(cupy, monkeypatch, width, shared, dtype):
-    _set(monkeypatch, SHARED_BYTES=shared)
+    _set(monkeypatch, SHARED_BYTES=shared, SCRATCH_BLOCKS=4)  # fewer than rows
     rng = np.random.default_rng(0)
     z = rng.normal(size=(11, 2 * width, width))
     matrices = (np.einsum("nea,neb->nab", z, z) + 0.1 * np.eye(width)).astype(dtype)

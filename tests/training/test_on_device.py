@@ -11,7 +11,10 @@ from hyperlearn_dask.backend import check_device
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.training import memory
+from hyperlearn_dask.training.executor import Setting
 from hyperlearn_dask.training.fit import fit, problem_of
+from tests.cuda import fake_cupy
 from tests.factorization.made_up import random_laplacian, random_tensor
 
 from .made_up import hypergraph_of, two_relations, two_relations_problem
@@ -46,16 +49,32 @@ def test_contexts_are_those_of_the_cpu(cupy, target):
         np.testing.assert_allclose(model.factors[modality], factor, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("lacks", "says"),
+    [
+        ({"driver": 0}, "no NVIDIA driver was found"),
+        ({"driver": 12040}, r"is for CUDA 12.4, CuPy for 13.2; .* pip install 'hyperlearn-dask\[gpu-cu12\]'"),
+        ({"driver": 11080, "built": 12090}, "is for CUDA 11.8, CuPy for 12.9; a newer driver is needed$"),
+        ({"gpus": 0}, "the NVIDIA driver shows no GPU .CUDA_VISIBLE_DEVICES is '7'.$"),
+        ({"nvrtc": False}, "NVRTC is missing"),
+    ],
+)
+def test_what_a_gpu_lacks_is_said_in_one_line(monkeypatch, lacks, says):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=fake_cupy.cuda(**lacks)))
+    with pytest.raises(InputError, match=f"device: .*{says}") as refused:
+        check_device("cuda")
+    assert "\n" not in str(refused.value)
+
+
 def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(InputError, match="device: CuPy is not installed"):
         check_device("cuda")
-    fake = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
-    monkeypatch.setitem(sys.modules, "cupy", fake)
-    with pytest.raises(InputError, match="device: CuPy finds no CUDA device"):
-        check_device("cuda")
     with pytest.raises(InputError, match="expected cpu or cuda"):
         check_device("gpu")
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=fake_cupy.cuda()))
+    check_device("cuda")
 
 
 def test_draws_are_those_of_the_cpu(cupy):
@@ -66,3 +85,21 @@ def test_draws_are_those_of_the_cpu(cupy):
     model = fit(hypergraph, problem, training, device="cuda")
     for modality, draws in expected.draws.items():
         np.testing.assert_allclose(model.draws[modality], draws, rtol=1e-3, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_loaded(cupy, monkeypatch):
+    hypergraph = two_relations()
+    problem, training = two_relations_problem(hypergraph, sweeps=2)
+    setting = Setting("float64", {}, {})
+    monkeypatch.setattr(memory, "free_memory", lambda: 10_000)
+    site = memory.here(hypergraph, setting)
+    # Entries of 3 and 2 coordinates, those of the unknown relation grouped by row; factors; the H_i
+    entries = 300 * (3 * 4 + 8) + 120 * (2 * 4 + 8 + 2 * 8)
+    needed = memory.bytes_at(problem, site, 8)
+    factors = (6 * 77 + 2 * 77 + 2 * 37) * 7 * 8
+    blocks = 25 * 7**2 * 8 + 12 * 4**2 * 8
+    assert needed == entries + factors + blocks + site.edges * 12
+    with pytest.raises(InputError, match=r"the GPU: does not fit: .* at least 0.0 GiB"):
+        fit(hypergraph, problem, training, device="cuda")
+    monkeypatch.setattr(memory, "free_memory", lambda: needed)
+    assert len(fit(hypergraph, problem, training, device="cuda").history) == 2

@@ -27,6 +27,7 @@ SEGMENT = 512  # entries of a row that one block adds up
 HEAVY = 256  # neighbours from which a row of a graph is shared by a block
 LINE_BLOCKS = 1024
 SHARED_BYTES = 48 * 1024  # what a block has without asking for more
+SCRATCH_BLOCKS = 2048  # that solve rows at the same time, where each needs memory of its own
 
 _NULL = np.uint64(0)
 _C_TYPES = {"f4": "float", "f8": "double", "i4": "int", "i8": "long long"}
@@ -83,14 +84,20 @@ def solve_rows(matrices: Array, right: Array) -> Array:
     if not right.size:
         return solution
     numbers = width * (width | 1) + width
-    shared = numbers * right.itemsize
+    blocks, shared = rows, numbers * right.itemsize
     scratch: Any = _NULL
     if shared > SHARED_BYTES:
-        scratch, shared = cupy.empty((rows, numbers), dtype=right.dtype), 0
+        blocks, shared = min(rows, SCRATCH_BLOCKS), 0
+        scratch = cupy.empty((blocks, numbers), dtype=right.dtype)
     solve = _kernel("dense.cu", "solve_rows", _c_type(right))
     threads = min(THREADS, -(-width // 32) * 32)
     eps = right.dtype.type(np.finfo(right.dtype).eps)
-    solve((rows,), (threads,), (np.int32(width), eps, matrices, right, scratch, solution), shared_mem=shared)
+    solve(
+        (blocks,),
+        (threads,),
+        (np.int64(rows), np.int32(width), eps, matrices, right, scratch, solution),
+        shared_mem=shared,
+    )
     return solution
 
 
@@ -154,6 +161,12 @@ def run_length(nnz: int) -> int:
     return max(8, min(LONGEST_RUN, nnz // 65536))
 
 
+def walk_grid(nnz: int, rank: int) -> tuple[int, int]:
+    """Blocks along the entries, a group of threads for each run, and tiles of columns."""
+    groups_of_block = THREADS // lanes(rank)
+    return -(-nnz // (run_length(nnz) * groups_of_block)), -(-rank // lanes(rank))
+
+
 def _walk(
     tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...], walk: int, entries: Array | None
 ) -> dict[int, Array]:
@@ -164,11 +177,10 @@ def _walk(
     if not tensor.nnz:
         return outputs
     run, width = run_length(tensor.nnz), lanes(rank)
-    groups = -(-tensor.nnz // run)
     kernel = _kernel("tensor.cu", "mttkrp", _c_type(values), _c_type(indices[0]), tensor.order, width)
     table = _table(*indices, *matrices, *(outputs.get(m) for m in range(tensor.order)))
     kernel(
-        (-(-groups // (THREADS // width)), -(-rank // width)),
+        walk_grid(tensor.nnz, rank),
         (THREADS,),
         (
             np.int64(tensor.nnz),
@@ -195,8 +207,8 @@ def _equations(
     weight: float,
     target: Array | None,
 ) -> tuple[Array, Array]:
-    indices, values, matrices = _kernel_input(tensor, matrices)
-    dtype = values.dtype
+    indices, values, matrices = _kernel_input(tensor, matrices, with_values=target is None)
+    dtype = matrices[0].dtype
     rank, width = matrices[0].shape[1], len(free)
     gram = cupy.zeros((len(starts) - 1, width, width), dtype=dtype)
     right = cupy.zeros((len(starts) - 1, width), dtype=dtype)
@@ -208,7 +220,7 @@ def _equations(
     kernel = _kernel(
         "tensor.cu",
         "equations",
-        _c_type(values),
+        _c_type(gram),
         _c_type(indices[0]),
         tensor.order,
         tile,
@@ -291,12 +303,14 @@ def _graph_step(
     )
 
 
-def _kernel_input(tensor: SparseTensor, matrices: Matrices) -> tuple[tuple[Array, ...], Array, Matrices]:
-    """Coordinates, values and matrices as kernels want them: contiguous, in one dtype each."""
+def _kernel_input(
+    tensor: SparseTensor, matrices: Matrices, with_values: bool = True
+) -> tuple[tuple[Array, ...], Array, Matrices]:
+    """Coordinates, values (or a null) and matrices as kernels want them: contiguous, in one dtype each."""
     assert tensor.order <= MOST_MODES, f"tensors of at most {MOST_MODES} modes"
     width = np.int32 if max(tensor.shape) <= MOST_INT else np.int64
     indices = tuple(cupy.ascontiguousarray(c, dtype=width) for c in tensor.coords)
-    values = cupy.ascontiguousarray(tensor.values, dtype=matrices[0].dtype)
+    values = cupy.ascontiguousarray(tensor.values, dtype=matrices[0].dtype) if with_values else _NULL
     return indices, values, tuple(cupy.ascontiguousarray(a) for a in matrices)
 
 

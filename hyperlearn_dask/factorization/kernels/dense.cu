@@ -7,59 +7,62 @@ typedef long long Long;
 #define DYNAMIC_SHARED(name) extern __shared__ double name[]
 #endif
 
-// H_i y_i = c_i by Cholesky, one block per row i; pivots are at least eps times the diagonal.
+// H_i y_i = c_i by Cholesky, a block for every gridDim.x-th row i; pivots are at least eps times the diagonal.
 //
 // The factor, its diagonal inverted, lies in dynamic shared memory or, where that is too small for it, in
-// `scratch`: width * (width | 1) + width numbers a row.
+// `scratch`: width * (width | 1) + width numbers a block.
 template <typename T>
-__global__ void solve_rows(int width, T eps, const T* __restrict__ matrices, const T* __restrict__ right,
-                           T* __restrict__ scratch, T* __restrict__ solution) {
+__global__ void solve_rows(Long rows, int width, T eps, const T* __restrict__ matrices,
+                           const T* __restrict__ right, T* __restrict__ scratch, T* __restrict__ solution) {
     DYNAMIC_SHARED(pool);
-    const Long row = blockIdx.x;
     const int stride = width | 1;  // odd, so that a column lies in all banks
-    T* root = scratch ? scratch + row * (width * stride + width) : reinterpret_cast<T*>(pool);
+    T* root = scratch ? scratch + static_cast<Long>(blockIdx.x) * (width * stride + width)
+                      : reinterpret_cast<T*>(pool);
     T* y = root + width * stride;
-    const T* h = matrices + row * width * width;
-    for (int s = threadIdx.x; s < width * width; s += blockDim.x)
-        if (s % width <= s / width) root[s / width * stride + s % width] = h[s];
-    for (int a = threadIdx.x; a < width; a += blockDim.x) y[a] = right[row * width + a];
-    __syncthreads();
+    for (Long row = blockIdx.x; row < rows; row += gridDim.x) {
+        const T* h = matrices + row * width * width;
+        for (int s = threadIdx.x; s < width * width; s += blockDim.x)
+            if (s % width <= s / width) root[s / width * stride + s % width] = h[s];
+        for (int a = threadIdx.x; a < width; a += blockDim.x) y[a] = right[row * width + a];
+        __syncthreads();
 
-    for (int k = 0; k < width; ++k) {
-        // Column k of L, from the columns before it, and L^-1 c alongside
-        for (int a = k + threadIdx.x; a < width; a += blockDim.x) {
-            T total = root[a * stride + k];
-            for (int j = 0; j < k; ++j) total -= root[a * stride + j] * root[k * stride + j];
-            root[a * stride + k] = total;
-        }
-        __syncthreads();
-        const T least = eps * h[k * width + k], pivot = root[k * stride + k];
-        const T inverse = 1 / sqrt(pivot > least ? pivot : least);
-        const T known = y[k] * inverse;
-        __syncthreads();  // all have read the pivot
-        for (int a = k + threadIdx.x; a < width; a += blockDim.x) {
-            if (a == k) {
-                root[k * stride + k] = inverse;
-                y[k] = known;
-            } else {
-                root[a * stride + k] *= inverse;
-                y[a] -= root[a * stride + k] * known;
+        for (int k = 0; k < width; ++k) {
+            // Column k of L, from the columns before it, and L^-1 c alongside
+            for (int a = k + threadIdx.x; a < width; a += blockDim.x) {
+                T total = root[a * stride + k];
+                for (int j = 0; j < k; ++j) total -= root[a * stride + j] * root[k * stride + j];
+                root[a * stride + k] = total;
             }
+            __syncthreads();
+            const T least = eps * h[k * width + k], pivot = root[k * stride + k];
+            const T inverse = 1 / sqrt(pivot > least ? pivot : least);
+            const T known = y[k] * inverse;
+            __syncthreads();  // all have read the pivot
+            for (int a = k + threadIdx.x; a < width; a += blockDim.x) {
+                if (a == k) {
+                    root[k * stride + k] = inverse;
+                    y[k] = known;
+                } else {
+                    root[a * stride + k] *= inverse;
+                    y[a] -= root[a * stride + k] * known;
+                }
+            }
+            __syncthreads();
         }
-        __syncthreads();
-    }
-    for (int k = width - 1; k >= 0; --k) {
-        const T known = y[k] * root[k * stride + k];
-        __syncthreads();
-        for (int a = threadIdx.x; a <= k; a += blockDim.x) {
-            if (a == k)
-                y[k] = known;
-            else
-                y[a] -= root[k * stride + a] * known;
+        for (int k = width - 1; k >= 0; --k) {
+            const T known = y[k] * root[k * stride + k];
+            __syncthreads();
+            for (int a = threadIdx.x; a <= k; a += blockDim.x) {
+                if (a == k)
+                    y[k] = known;
+                else
+                    y[a] -= root[k * stride + a] * known;
+            }
+            __syncthreads();
         }
-        __syncthreads();
+        for (int a = threadIdx.x; a < width; a += blockDim.x) solution[row * width + a] = y[a];
+        __syncthreads();  // all have read y
     }
-    for (int a = threadIdx.x; a < width; a += blockDim.x) solution[row * width + a] = y[a];
 }
 
 template <typename T, typename I>

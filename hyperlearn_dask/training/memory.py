@@ -1,0 +1,80 @@
+"""What training needs of a GPU's memory at the least, and a refusal where there is less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hyperlearn_dask.backend import free_memory
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.training.executor import Setting, ShardPlace, whole_places
+
+INDEX = 4  # bytes of a coordinate
+PLACE = 8  # bytes of an entry's place among those grouped by row
+MATRICES = 6  # factor, its direction, its proposal, those of the sweep before, and a right-hand side
+
+
+@dataclass(frozen=True)
+class Site:
+    """A GPU: its free bytes, and what shall be there. ``edges``: entries of its Laplacians."""
+
+    name: str
+    free: int
+    modalities: tuple[str, ...]
+    places: tuple[ShardPlace, ...]
+    edges: int
+
+
+def here(hypergraph: Hypergraph, setting: Setting) -> Site:
+    """This process's GPU, for all of a training."""
+    edges = sum(graph.laplacian.nnz for graph in hypergraph.graphs.values())
+    places = tuple(whole_places(hypergraph, setting))
+    return Site("the GPU", free_memory(), tuple(hypergraph.modalities), places, edges)
+
+
+def require_room(problem: Problem, sites: Sequence[Site], dtype: str) -> None:
+    """Refuse a training that cannot fit: before anything is loaded, and in one line."""
+    for site in sites:
+        needed = bytes_at(problem, site, np.dtype(dtype).itemsize)
+        if needed > site.free:
+            raise InputError(
+                f"does not fit: its data and factors take at least {_gib(needed)} of GPU memory, "
+                f"{_gib(site.free)} are free; more GPUs, fewer columns or float32 make it smaller",
+                key=site.name,
+            )
+
+
+def bytes_at(problem: Problem, site: Site, itemsize: int) -> int:
+    """A lower bound: what is there at the same time in every sweep."""
+    total = site.edges * (INDEX + itemsize)
+    for modality in site.modalities:
+        rows, width = problem.sizes[modality], len(problem.free_columns(modality))
+        total += MATRICES * rows * problem.rank * itemsize
+        if any(term.absent != "zero" for term in problem.terms_of(modality)):
+            total += rows * width**2 * itemsize  # a matrix H_i for every row
+    for place in site.places:
+        total += _bytes_of_shard(problem, place, itemsize)
+    return total
+
+
+def _bytes_of_shard(problem: Problem, place: ShardPlace, itemsize: int) -> int:
+    """Entries, their groupings, and the rows of factors and directions that they are multiplied with."""
+    term = problem.terms[place.relation]
+    rows = [
+        place.rows if mode == place.sort_mode else problem.sizes[modality]
+        for mode, modality in enumerate(term.modalities)
+    ]
+    total = 2 * sum(rows) * problem.rank * itemsize
+    if place.holds_contexts:  # of which there may be few
+        return total
+    entries = place.stop - place.start
+    grouped = PLACE * len(rows) if term.background != 1 else 0
+    return total + entries * (INDEX * len(rows) + itemsize + grouped)
+
+
+def _gib(number: int) -> str:
+    return f"{number / 2**30:,.1f} GiB"
