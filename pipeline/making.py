@@ -14,6 +14,7 @@ from pipeline.options import (
     Where,
     dataset_argument,
     json_option,
+    log_option,
     out_option,
     pairs,
     scheduler_options,
@@ -63,6 +64,7 @@ def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     default=True,
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
+@log_option
 @training_options
 @scheduler_options
 @json_option
@@ -70,6 +72,7 @@ def train(
     dataset: Path,
     out: Path,
     resume: bool,
+    log: Path | None,
     where: Where,
     as_json: bool,
     **overrides: Any,
@@ -85,7 +88,7 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume)
+    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume, log=log)
 
 
 @click.command()
@@ -105,10 +108,11 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @click.command()
 @dataset_argument
 @out_option
+@log_option
 @training_options
 @scheduler_options
 @json_option
-def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any) -> None:
+def run(dataset: Path, out: Path, log: Path | None, where: Where, as_json: bool, **overrides: Any) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
     After an interruption the same command goes on where it was, within training too.
@@ -119,7 +123,7 @@ def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any)
       hyperlearn run data/museum --out out/museum --scheduler local
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides)
+    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides, log=log)
 
 
 @click.command()
@@ -197,16 +201,20 @@ def _make(
     overrides: dict[str, Any],
     *,
     restart: bool = False,
+    log: Path | None = None,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
     from hyperlearn_dask.config import load_dataset
+    from hyperlearn_dask.monitor.log import JsonLines
+    from hyperlearn_dask.training.events import record
     from pipeline import display, stages
 
     check_scheduler(where.scheduler, where.workers, where.tls)
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
+        lines = None if log is None else cluster.enter_context(JsonLines(log, notes.line))
 
         @functools.cache
         def client() -> Client | None:
@@ -227,6 +235,7 @@ def _make(
             notes.passing,
             notes.line,
             restart,
+            None if lines is None else lambda event: lines(record(event)),
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

@@ -26,6 +26,7 @@ from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
 from hyperlearn_dask.training.checkpoint import Checkpoints
+from hyperlearn_dask.training.events import OnEvent
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep, SweepReport
@@ -52,6 +53,7 @@ class Job:
     ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
     number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
     ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
+    ``on_event`` is told of all that happens in training.
     """
 
     dataset: Dataset
@@ -61,6 +63,7 @@ class Job:
     tell: Callable[[str], None]
     note: Callable[[str], None]
     restart: bool = False
+    on_event: OnEvent | None = None
 
     @property
     def store(self) -> Path:
@@ -169,6 +172,7 @@ def train_stage(job: Job) -> StageReport:
             on_sweep=on_sweep,
             checkpoints=checkpoints,
             tell=job.note,
+            on_event=job.on_event,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:

@@ -22,13 +22,19 @@ from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.events import Where
 
+HERE = "this process"
 Handle = Any  # a value in process, what stands for one on a cluster
 Key = str | tuple[int, int | None]  # of a part: a field's name, a dict's key, or first and last row
 
 
 class Lost(Exception):
     """What workers kept is gone: what was done since the last safe point must be done again."""
+
+
+class Joined(Lost):
+    """What workers kept is given up, for there are more of them now."""
 
 
 class SchedulerLost(InputError):
@@ -90,7 +96,7 @@ class Setting:
 
 
 class Executor(Protocol):
-    """Runs steps and remembers how long they took.
+    """Runs steps and remembers how long they took and what they were given from elsewhere.
 
     Everything but the attributes can raise :class:`Lost`, after which handles are worth nothing and
     :meth:`recover` must be called, if ``mortal``.
@@ -98,6 +104,7 @@ class Executor(Protocol):
 
     places: list[ShardPlace]
     seconds: dict[str, float]  # by step name, since they were last cleared
+    received: dict[str, int]  # bytes from other workers, likewise
     mortal: bool  # whether anything can be lost
     device: Device  # where steps compute
 
@@ -137,6 +144,10 @@ class Executor(Protocol):
         """Raise :class:`Lost` if it is worth placing everything anew, for workers have come or gone."""
         ...
 
+    def where(self) -> Where:
+        """Who does what."""
+        ...
+
     def close(self) -> None:
         """Free what the places keep."""
         ...
@@ -161,8 +172,10 @@ class LocalExecutor:
         contexts = [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
         self.places = whole + contexts
         self.seconds: dict[str, float] = defaultdict(float)
+        self.received: dict[str, int] = {}
         self.mortal = False
         self.device = device
+        self._modalities = tuple(hypergraph.modalities)
         self._laplacians = {
             m: to_device(laplacian_as(g.laplacian, setting.dtype), device)
             for m, g in hypergraph.graphs.items()
@@ -205,6 +218,11 @@ class LocalExecutor:
 
     def check(self) -> None:
         pass
+
+    def where(self) -> Where:
+        return Where(
+            (HERE,), dict.fromkeys(self._modalities, HERE), dict.fromkeys((p.name for p in self.places), HERE)
+        )
 
     def close(self) -> None:
         self._shards.clear()

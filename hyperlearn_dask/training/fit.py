@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
+from hyperlearn_dask.training.events import Event, Finished, OnEvent, Started, Stopped, record
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
@@ -74,6 +76,7 @@ def fit(
     on_sweep: OnSweep | None = None,
     checkpoints: Checkpoints | None = None,
     tell: Callable[[str], None] | None = None,
+    on_event: OnEvent | None = None,
     device: Device = "cpu",
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
@@ -92,6 +95,9 @@ def fit(
         there, to be cleared by the caller once the model is safe.
     tell
         Hears, in lines, what has become of workers.
+    on_event
+        Told of all that happens, every sweep among it: see :mod:`~hyperlearn_dask.training.events`.
+        The scheduler of a client is told as well, for its page on the dashboard.
     device
         ``cuda``: training in this process keeps its data and factors on the GPU.
 
@@ -106,17 +112,60 @@ def fit(
         {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
     )
     executor: Executor
+    listeners = [on_event] if on_event is not None else []
     if client is None:
         executor = LocalExecutor(hypergraph, setting, device)
     else:
+        from hyperlearn_dask.monitor.post import Post
         from hyperlearn_dask.training.distributed import DaskExecutor
 
         executor = DaskExecutor(client, hypergraph, setting)
+        post = Post(client)
+        listeners.append(lambda event: post(record(event)))
+
+    def tell_of(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    def swept(report: SweepReport) -> None:
+        tell_of(report)
+        if on_sweep is not None:
+            on_sweep(report)
+
+    began = time.monotonic()
     try:
-        train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
-        return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
+        safe = SafePoints(checkpoints, mortal=executor.mortal, on_event=tell_of)
+        tell_of(_started(hypergraph, problem, training, executor, safe.state))
+        train = partial(_train, hypergraph, problem, training, executor, targets or {}, swept)
+        model = over_losses(train, executor, safe, tell, tell_of)
+        tell_of(_finished(model, training, time.monotonic() - began))
+        return model
+    except BaseException as error:
+        tell_of(Stopped(" ".join(str(error).split()) or type(error).__name__))
+        raise
     finally:
         executor.close()
+
+
+def _started(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    training: TrainingSpec,
+    executor: Executor,
+    state: State | None,
+) -> Started:
+    return Started(
+        data=None if hypergraph.path is None else str(hypergraph.path.resolve()),
+        entities=dict(problem.sizes),
+        hyperedges={name: relation.nnz for name, relation in hypergraph.relations.items()},
+        settings={**dataclasses.asdict(training), "graph_weights": dict(problem.graph_weights)},
+        going_on_from=None if state is None else state.place,
+        where=executor.where(),
+    )
+
+
+def _finished(model: Model, training: TrainingSpec, seconds: float) -> Finished:
+    return Finished(len(model.history), training.draws, model.history[-1]["objective"], seconds)
 
 
 def _train(

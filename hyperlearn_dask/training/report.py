@@ -12,7 +12,8 @@ class SweepReport:
 
     ``parts``: the summands of F by name (``fit made``, ``graph artist``, ``ridge``); ``step``: the
     alpha along the proposed direction (None of a posterior draw); ``seconds``: the whole sweep;
-    ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``).
+    ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``); ``bytes_by``: what
+    the step was given by other workers, in the same way.
     """
 
     sweep: int
@@ -21,6 +22,12 @@ class SweepReport:
     step: float | None = None
     seconds: float = 0.0
     seconds_by: dict[str, float] = field(default_factory=dict)
+    bytes_by: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """Whether it is a sweep of the optimisation or a posterior draw."""
+        return "draw" if self.step is None else "sweep"
 
 
 OnSweep = Callable[[SweepReport], None]
