@@ -34,7 +34,7 @@ class Page:
         self._board = board
         self._none_yet = f"{NONE_YET}hyperlearn run DATASET --out DIR --scheduler {scheduler}"
         self._shown: tuple[int, int] | None = None
-        self._source = ColumnDataSource({name: [] for name in ("sweep", *_CHARTS)})
+        self._source = ColumnDataSource({name: [] for name in ("sweep", *_CHARTS)}, name="sweeps")
         self._charts = {name: _chart(self._source, name) for name in _CHARTS}
         self._head, self._workers, self._places, self._told = (
             Div(sizing_mode="stretch_width") for _ in range(4)

@@ -41,7 +41,10 @@ class Post:
     async def _send(self, record: dict[str, Any]) -> None:
         telling = self._client.scheduler.hyperlearn_tell
         async with self._turn:
-            await asyncio.wait_for(telling(run=self._run, record=record), SECONDS)
+            try:
+                await asyncio.wait_for(telling(run=self._run, record=record), SECONDS)
+            except (KeyError, TypeError, ValueError):  # what is there is of another version
+                self._heard = False
 
 
 def _is_shown(client: Client) -> bool | None:
