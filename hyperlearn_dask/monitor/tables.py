@@ -88,8 +88,8 @@ def _table(
     most = Load(max((x.seconds for x in loads), default=0), max((x.received for x in loads), default=0))
     cells = [[escape(cell) for cell in row] for row in rows]
     for row, load in zip(cells, loads):
-        row.append(_bar(load.seconds, most.seconds, "#1f6f8b") + seconds(load.seconds))
-        row.append(_bar(load.received, most.received, "#99582a") + size(load.received))
+        row.append(_bar(seconds(load.seconds), load.seconds, most.seconds, "#1f6f8b"))
+        row.append(_bar(size(load.received), load.received, most.received, "#99582a"))
     heads = "".join(f'<th style="{_CELL} color: #777;">{escape(name)}</th>' for name in header)
     lines = ["".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) for row in cells]
     body = "".join(f"<tr>{line}</tr>" for line in (heads, *lines))
@@ -99,12 +99,13 @@ def _table(
     )
 
 
-def _bar(value: float, most: float, colour: str) -> str:
+def _bar(text: str, value: float, most: float, colour: str) -> str:
     pixels = round(_BAR_PIXELS * value / most) if most else 0
     # A frame as long as the longest bar, so that numbers stand below each other.
     return (
+        f'<span style="white-space: nowrap;">'
         f'<span style="display: inline-block; width: {_BAR_PIXELS + 6}px;">'
-        f'<span style="{_BAR} width: {pixels}px; background: {colour};"></span></span>'
+        f'<span style="{_BAR} width: {pixels}px; background: {colour};"></span></span>{escape(text)}</span>'
     )
 
 
