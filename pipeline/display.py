@@ -251,7 +251,7 @@ def _trained(training: Mapping[str, Any]) -> str:
 
 def show_cluster(page: Console, found: dict[str, Any]) -> None:
     """Where a cluster is, who is in it, and how to use it."""
-    rows = [["scheduler", found["scheduler"]], ["dashboard", found["dashboard"]]]
+    rows = [[name, found[name]] for name in ("scheduler", "dashboard", "training")]
     rows += [["worker", f"{address}  {', '.join(names)}"] for address, names in found["workers"].items()]
     rows.append(["attach with", f"--scheduler {found['scheduler_file'] or found['scheduler']}"])
     rows.append(["end with", "Ctrl-C"])

@@ -15,6 +15,7 @@ from pipeline.options import (
     dataset_argument,
     device_option,
     json_option,
+    log_option,
     out_option,
     pairs,
     scheduler_options,
@@ -65,6 +66,7 @@ def graph(dataset: Path, out: Path, where: Where, device_name: str | None, as_js
     default=True,
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
+@log_option
 @training_options
 @device_option
 @scheduler_options
@@ -73,6 +75,7 @@ def train(
     dataset: Path,
     out: Path,
     resume: bool,
+    log: Path | None,
     where: Where,
     device_name: str | None,
     as_json: bool,
@@ -89,7 +92,7 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, device_name, restart=not resume)
+    _make(["train"], dataset, out, where, as_json, overrides, device_name, restart=not resume, log=log)
 
 
 @click.command()
@@ -109,12 +112,19 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @click.command()
 @dataset_argument
 @out_option
+@log_option
 @training_options
 @device_option
 @scheduler_options
 @json_option
 def run(
-    dataset: Path, out: Path, where: Where, device_name: str | None, as_json: bool, **overrides: Any
+    dataset: Path,
+    out: Path,
+    log: Path | None,
+    where: Where,
+    device_name: str | None,
+    as_json: bool,
+    **overrides: Any,
 ) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
@@ -127,7 +137,8 @@ def run(
       hyperlearn run data/museum --out out/museum --device cuda
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides, device_name)
+    stages = ["ingest", "graph", "train", "evaluate"]
+    _make(stages, dataset, out, where, as_json, overrides, device_name, log=log)
 
 
 @click.command()
@@ -206,10 +217,13 @@ def _make(
     device_name: str | None,
     *,
     restart: bool = False,
+    log: Path | None = None,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
     from hyperlearn_dask.config import load_dataset
+    from hyperlearn_dask.monitor.log import JsonLines
+    from hyperlearn_dask.training.events import record
     from pipeline import display, stages
 
     check_scheduler(where.scheduler, where.workers, where.tls)
@@ -217,6 +231,7 @@ def _make(
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
+        lines = None if log is None else cluster.enter_context(JsonLines(log, notes.line))
 
         @functools.cache
         def client() -> Client | None:
@@ -238,6 +253,7 @@ def _make(
             notes.line,
             restart,
             device,
+            None if lines is None else lambda event: lines(record(event)),
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

@@ -30,6 +30,12 @@ out_option = click.option(
     help="Folder of the results: hypergraph.zarr, model.zarr, metrics.json.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+log_option = click.option(
+    "--log",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Append all that happens in training to a file, as one JSON object a line.",
+)
 top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
 
 

@@ -97,6 +97,7 @@ def cluster(
             "scheduler": served.address,
             "scheduler_file": None if scheduler_file is None else str(scheduler_file),
             "dashboard": served.dashboard,
+            "training": served.page,
             "workers": served.workers(),
         }
         if as_json:

@@ -29,6 +29,7 @@ from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
 from hyperlearn_dask.training.checkpoint import Checkpoints
+from hyperlearn_dask.training.events import OnEvent
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep, SweepReport
@@ -56,6 +57,7 @@ class Job:
     number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
     ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
     ``device``: what computes, in this process or on each worker.
+    ``on_event`` is told of all that happens in training.
     """
 
     dataset: Dataset
@@ -66,6 +68,7 @@ class Job:
     note: Callable[[str], None]
     restart: bool = False
     device: Device = "cpu"
+    on_event: OnEvent | None = None
 
     @property
     def store(self) -> Path:
@@ -175,6 +178,7 @@ def train_stage(job: Job) -> StageReport:
             checkpoints=checkpoints,
             tell=job.note,
             device=job.device,
+            on_event=job.on_event,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:

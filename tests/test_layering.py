@@ -22,15 +22,16 @@ ALLOWED = {
     "backend": {"errors"},
     "config": {"errors"},
     "storage": {"errors"},
-    "cluster": {"errors"},
+    "monitor": {"errors"},
+    "cluster": {"errors", "monitor"},
     "hypergraph": _GROUND,
     "factorization": _GROUND | {"hypergraph"},
-    "training": _GROUND | {"hypergraph", "factorization"},
+    "training": _GROUND | {"hypergraph", "factorization", "monitor"},
     "use": _GROUND | {"hypergraph", "factorization"},
     "tuning": _GROUND | {"hypergraph", "factorization", "training", "use"},
     "estimator": _GROUND | {"hypergraph", "factorization", "training", "use"},
     LIBRARY: {"hypergraph", "estimator"},  # the package's front door
-    "pipeline": _GROUND | {"cluster", "hypergraph", "factorization", "training", "use", "tuning"},
+    "pipeline": _GROUND | {"cluster", "monitor", "hypergraph", "factorization", "training", "use", "tuning"},
 }
 
 WITH_DASK = {
@@ -43,6 +44,8 @@ WITH_DASK = {
     f"{LIBRARY}.hypergraph.tasks",  # what ingestion submits
     f"{LIBRARY}.hypergraph.neighbors",
     f"{LIBRARY}.hypergraph.interop",
+    f"{LIBRARY}.monitor.on_scheduler",
+    f"{LIBRARY}.monitor.post",
     f"{LIBRARY}.training.distributed",
     f"{LIBRARY}.training.on_worker",
     f"{LIBRARY}.training.watch",

@@ -49,7 +49,8 @@ def open_scheduler(
     tls
         Certificates: temporary ones for ``local`` and ``cuda``, given ones for all.
     tell
-        Called with a line about the cluster that was opened, the dashboard's address among it.
+        Called with a line about the cluster that was opened, with the addresses of the dashboard and of
+        our own page on it, which is put there.
 
     Raises
     ------
@@ -81,8 +82,11 @@ def open_scheduler(
             client = attach(scheduler, certificates)
         stack.enter_context(client)
         if tell is not None:
-            count = len(client.scheduler_info(n_workers=-1)["workers"])
-            tell(f"{count} Dask worker{'s' * (count != 1)}, dashboard at {client.dashboard_link}")
+            from hyperlearn_dask.monitor.post import add_page
+
+            count, page = len(client.scheduler_info(n_workers=-1)["workers"]), add_page(client)
+            training = "" if page is None else f", training at {page}"
+            tell(f"{count} Dask worker{'s' * (count != 1)}, dashboard at {client.dashboard_link}{training}")
         yield client
 
 

@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Served:
-    """A cluster that runs: a client of it, the scheduler's address, the certificates it asks for."""
+    """A cluster that runs: a client of it, the scheduler's address, the certificates it asks for.
+
+    ``page``: the address of our page on the dashboard, where it could be put there.
+    """
 
     client: Client
     address: str
     dashboard: str
+    page: str | None
     certificates: Certificates | None
 
     def workers(self) -> dict[str, list[str]]:
@@ -62,6 +66,8 @@ def serving(
     """
     from distributed import Client
 
+    from hyperlearn_dask.monitor.post import add_page
+
     listening = listening or Listening()
     _require_free(listening.host, listening.port, "--port")
     _require_free(listening.host, listening.dashboard_port, "--dashboard-port")
@@ -71,7 +77,9 @@ def serving(
         cluster = local_cluster(kind, modalities, workers=workers, security=security, listening=listening)
         stack.enter_context(cluster)
         client = stack.enter_context(Client(cluster, set_as_default=False))
-        served = Served(client, cluster.scheduler_address, client.dashboard_link, certificates)
+        served = Served(
+            client, cluster.scheduler_address, client.dashboard_link, add_page(client), certificates
+        )
         if scheduler_file is not None:
             stack.enter_context(_written(scheduler_file, served))
         yield served

@@ -21,6 +21,7 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.training.events import CheckpointWritten
 from hyperlearn_dask.training.report import SweepReport
 
 FORMAT = "hyperlearn-checkpoint"
@@ -114,28 +115,31 @@ class Checkpoints:
                 return state
         return None
 
-    def offer(self, take: Callable[[], State]) -> None:
-        """Write the state that ``take`` gathers, if it is time for it.
+    def offer(self, take: Callable[[], State]) -> CheckpointWritten | None:
+        """Write the state that ``take`` gathers, if it is time for it; None where nothing was written.
 
         A checkpoint that cannot be written is told about and is no reason to stop training.
         """
         began = time.monotonic()
-        if began >= self._due:
-            self.write(take())
-            now = time.monotonic()
-            # cost / (cost + pause) <= share
-            self._due = now + max(self._every, (now - began) * (1 - self._share) / self._share)
+        if began < self._due:
+            return None
+        written = self.write(take())
+        now = time.monotonic()
+        # cost / (cost + pause) <= share
+        self._due = now + max(self._every, (now - began) * (1 - self._share) / self._share)
+        return written
 
-    def write(self, state: State) -> None:
+    def write(self, state: State) -> CheckpointWritten | None:
         """Write a state; where that cannot be done it is told about."""
         path = self._folder / f"{self._prefix}{len(state.history) + state.draw}.zarr"
         try:
             _write(state, path, self._fingerprint)
         except InputError as error:
             self._tell(f"no checkpoint at {state.place}: {error}")
-        else:
-            self._good = [*(good for good in self._good if good != path), path][-KEPT:]
-            self._remove_all_but(self._good)
+            return None
+        self._good = [*(good for good in self._good if good != path), path][-KEPT:]
+        self._remove_all_but(self._good)
+        return CheckpointWritten(str(path), state.place)
 
     def clear(self) -> None:
         """Delete them all, those of other trainings as well."""

@@ -31,10 +31,11 @@ from hyperlearn_dask.backend import Array, Device, free_memory
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_indptr, unit_attributes, unit_digests
+from hyperlearn_dask.training.events import Where
 from hyperlearn_dask.training.executor import (
     Handle,
+    Joined,
     Key,
-    Lost,
     Setting,
     ShardPlace,
     held_on,
@@ -127,6 +128,7 @@ class DaskExecutor:
         self._garbage: dict[str, deque[tuple[int, list[Future]]]] = defaultdict(deque)
         self._checked = time.monotonic()
         self.seconds: dict[str, float] = defaultdict(float)
+        self.received: dict[str, int] = defaultdict(int)
         self._topic = f"hyperlearn-{client.id}-{self._run.number}"
         client.subscribe_topic(self._topic, self._on_event)
         workers = self._watch.workers()
@@ -195,7 +197,7 @@ class DaskExecutor:
         self._checked = time.monotonic()
         new = set(self._watch.workers()) - set(self.placement.workers)
         if new:
-            raise Lost(f"{len(new)} worker{'s have' if len(new) > 1 else ' has'} joined")
+            raise Joined(f"{len(new)} worker{'s have' if len(new) > 1 else ' has'} joined")
 
     def recover(self) -> None:
         self._run = Run(self._run.client, self._run.number, self._run.attempt + 1)
@@ -212,6 +214,11 @@ class DaskExecutor:
             edges = sum(2 * self._edges[m] + self._sizes[m] for m in owned if m in self._edges)
             sites.append(Site(f"worker {address}", free, owned, places, edges))
         return sites
+
+    def where(self) -> Where:
+        placement = self.placement
+        holders = {shard.name: address for shard, address in placement.holders.items()}
+        return Where(placement.workers, dict(placement.owners), holders)
 
     def close(self) -> None:
         """Free what the workers keep for this executor."""
@@ -259,7 +266,16 @@ class DaskExecutor:
         arguments = tuple(_visit(arg, letter.enclose) for arg in args)
         number = next(self.numbers)
         order = Order(
-            self._run, self._topic, name, number, self._drop(address), self.whole, load, step, arguments
+            self._run,
+            self._topic,
+            name,
+            number,
+            self._drop(address),
+            self.whole,
+            load,
+            step,
+            arguments,
+            tuple(letter.sent),
         )
         receipt = self._task(name, number, carry_out, order, *letter.given, address=address)
         for result in letter.reads:
@@ -312,6 +328,8 @@ class DaskExecutor:
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         _, record = event
         self.seconds[record["name"]] += record["seconds"]
+        if record["bytes"]:
+            self.received[record["name"]] += record["bytes"]
 
 
 class _Letter:
@@ -321,6 +339,7 @@ class _Letter:
         self._executor = executor
         self._address = address
         self.given: list[Future] = []
+        self.sent: list[int] = []  # those of them that come from elsewhere
         self.reads: list[_Result] = []
         self.copies: list[_Result] = []
 
@@ -351,8 +370,9 @@ class _Letter:
     def _sent(
         self, future: Future, path: tuple[Key, ...], keep_as: int | None, packed: bool = False
     ) -> Given:
+        self.sent.append(len(self.given))
         self.given.append(future)
-        return Given(len(self.given) - 1, path, keep_as, packed)
+        return Given(self.sent[-1], path, keep_as, packed)
 
     def _kept(self, result: _Result, path: tuple[Key, ...]) -> Kept:
         self.reads.append(result)

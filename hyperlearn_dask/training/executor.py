@@ -22,13 +22,19 @@ from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.events import Where
 
+HERE = "this process"
 Handle = Any  # a value in process, what stands for one on a cluster
 Key = str | tuple[int, int | None]  # of a part: a field's name, a dict's key, or first and last row
 
 
 class Lost(Exception):
     """What workers kept is gone: what was done since the last safe point must be done again."""
+
+
+class Joined(Lost):
+    """What workers kept is given up, for there are more of them now."""
 
 
 class SchedulerLost(InputError):
@@ -91,7 +97,7 @@ class Setting:
 
 
 class Executor(Protocol):
-    """Runs steps and remembers how long they took.
+    """Runs steps and remembers how long they took and what they were given from elsewhere.
 
     Everything but the attributes can raise :class:`Lost`, after which handles are worth nothing and
     :meth:`recover` must be called, if ``mortal``.
@@ -99,6 +105,7 @@ class Executor(Protocol):
 
     places: list[ShardPlace]
     seconds: dict[str, float]  # by step name, since they were last cleared
+    received: dict[str, int]  # bytes from other workers, likewise
     mortal: bool  # whether anything can be lost
     device: Device  # where steps compute
 
@@ -138,6 +145,10 @@ class Executor(Protocol):
         """Raise :class:`Lost` if it is worth placing everything anew, for workers have come or gone."""
         ...
 
+    def where(self) -> Where:
+        """Who does what."""
+        ...
+
     def close(self) -> None:
         """Free what the places keep."""
         ...
@@ -164,8 +175,10 @@ class LocalExecutor:
     def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
         self.places = whole_places(hypergraph, setting)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.received: dict[str, int] = {}
         self.mortal = False
         self.device = setting.device
+        self._modalities = tuple(hypergraph.modalities)
         self._laplacians = {
             m: to_device(laplacian_as(g.laplacian, setting.dtype), setting.device)
             for m, g in hypergraph.graphs.items()
@@ -208,6 +221,11 @@ class LocalExecutor:
 
     def check(self) -> None:
         pass
+
+    def where(self) -> Where:
+        return Where(
+            (HERE,), dict.fromkeys(self._modalities, HERE), dict.fromkeys((p.name for p in self.places), HERE)
+        )
 
     def close(self) -> None:
         self._shards.clear()

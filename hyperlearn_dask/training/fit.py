@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
+from hyperlearn_dask.training.events import Event, Finished, OnEvent, Started, Stopped, record
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
 from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
@@ -87,6 +89,7 @@ def fit(
     on_sweep: OnSweep | None = None,
     checkpoints: Checkpoints | None = None,
     tell: Callable[[str], None] | None = None,
+    on_event: OnEvent | None = None,
     device: Device = "cpu",
     apart: bool = False,
 ) -> Model:
@@ -112,6 +115,9 @@ def fit(
         there, to be cleared by the caller once the model is safe.
     tell
         Hears, in lines, what has become of workers.
+    on_event
+        Told of all that happens, every sweep among it: see :mod:`~hyperlearn_dask.training.events`.
+        The scheduler of a client is told as well, for its page on the dashboard.
     device
         ``cuda``: data and factors are kept, and steps run, on the GPU: this process's, or each worker's.
     apart
@@ -132,7 +138,18 @@ def fit(
                 )
             what = HoldOut(name, training.held_out, training.seed)
             hypergraph = stack.enter_context(held_out(hypergraph, what, client))
-        return _fit(hypergraph, problem, training, targets or {}, client, on_sweep, checkpoints, tell, device)
+        return _fit(
+            hypergraph,
+            problem,
+            training,
+            targets or {},
+            client,
+            on_sweep,
+            checkpoints,
+            tell,
+            on_event,
+            device,
+        )
 
 
 def _fit(
@@ -144,6 +161,7 @@ def _fit(
     on_sweep: OnSweep | None,
     checkpoints: Checkpoints | None,
     tell: Callable[[str], None] | None,
+    on_event: OnEvent | None,
     device: Device,
 ) -> Model:
     """Train on a hypergraph that validation has been put aside of."""
@@ -154,6 +172,7 @@ def _fit(
         device,
     )
     executor: Executor
+    listeners = [on_event] if on_event is not None else []
     if client is None:
         check_device(device)
         if device == "cuda":
@@ -161,17 +180,59 @@ def _fit(
         with memory_in_one_line():
             executor = LocalExecutor(hypergraph, setting)
     else:
+        from hyperlearn_dask.monitor.post import Post
         from hyperlearn_dask.training.distributed import DaskExecutor
 
         executor = on_workers = DaskExecutor(client, hypergraph, setting)
+        post = Post(client)
+        listeners.append(lambda event: post(record(event)))
+
+    def tell_of(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    def swept(report: SweepReport) -> None:
+        tell_of(report)
+        if on_sweep is not None:
+            on_sweep(report)
+
+    began = time.monotonic()
     try:
         if client is not None and device == "cuda":
             require_room(problem, on_workers.sites(), training.dtype)
-        train = partial(_train, hypergraph, problem, training, executor, targets, on_sweep)
+        safe = SafePoints(checkpoints, mortal=executor.mortal, on_event=tell_of)
+        tell_of(_started(hypergraph, problem, training, executor, safe.state))
+        train = partial(_train, hypergraph, problem, training, executor, targets, swept)
         with memory_in_one_line():
-            return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
+            model = over_losses(train, executor, safe, tell, tell_of)
+        tell_of(_finished(model, training, time.monotonic() - began))
+        return model
+    except BaseException as error:
+        tell_of(Stopped(" ".join(str(error).split()) or type(error).__name__))
+        raise
     finally:
         executor.close()
+
+
+def _started(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    training: TrainingSpec,
+    executor: Executor,
+    state: State | None,
+) -> Started:
+    return Started(
+        data=None if hypergraph.path is None else str(hypergraph.path.resolve()),
+        entities=dict(problem.sizes),
+        hyperedges={name: relation.nnz for name, relation in hypergraph.relations.items()},
+        settings={**dataclasses.asdict(training), "graph_weights": dict(problem.graph_weights)},
+        going_on_from=None if state is None else state.place,
+        where=executor.where(),
+    )
+
+
+def _finished(model: Model, training: TrainingSpec, seconds: float) -> Finished:
+    return Finished(len(model.history), training.draws, model.history[-1]["objective"], seconds)
 
 
 def _train(

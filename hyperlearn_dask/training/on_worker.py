@@ -33,6 +33,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.shards import Shard, on_device
 from hyperlearn_dask.hypergraph.store import read_graph, read_relation
+from hyperlearn_dask.monitor.gauges import count_step
 from hyperlearn_dask.training.executor import Key, Lost, ShardPlace, laplacian_as, move, part_of
 from hyperlearn_dask.training.parcels import pack, unpack
 
@@ -93,6 +94,7 @@ class Order:
     load: tuple[Any, ...]  # a function and its arguments, for the step's data
     step: Callable[..., Any]
     args: tuple[Any, ...]
+    sent: tuple[int, ...] = ()  # what of that which comes along comes from elsewhere
 
 
 @dataclass
@@ -136,6 +138,7 @@ def carry_out(order: Order, *given: Any) -> Any:
         memory = _memory(desk, order.run)
         for number in order.drop:
             memory.results.pop(number, None)
+        received = sum(map(size_of, {id(given[at]): given[at] for at in order.sent}.values()))
         with memory_in_one_line():
             args = [_value(arg, given, memory) for arg in order.args]
             data = memory.load(*order.load)
@@ -152,7 +155,8 @@ def carry_out(order: Order, *given: Any) -> Any:
             del data, args
         seconds = time.perf_counter() - began
         memory.results[order.keep_as] = result
-    worker.log_event(order.topic, {"name": order.name, "seconds": seconds})
+    worker.log_event(order.topic, {"name": order.name, "seconds": seconds, "bytes": received})
+    count_step(order.name, seconds, received)
     return result if order.whole else receipt(result)
 
 
@@ -245,6 +249,19 @@ def has_large(value: Any) -> bool:
     if dataclasses.is_dataclass(value) and not isinstance(value, type | Large):
         return any(has_large(getattr(value, f.name)) for f in dataclasses.fields(value))
     return isinstance(value, Large)
+
+
+def size_of(value: Any) -> int:
+    """The bytes of all arrays in a value, and of its numbers."""
+    if hasattr(value, "nbytes"):
+        return int(value.nbytes)
+    if isinstance(value, dict):
+        return sum(size_of(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return sum(size_of(part) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return sum(size_of(getattr(value, f.name)) for f in dataclasses.fields(value))
+    return 8 if isinstance(value, int | float) else 0
 
 
 def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str, device: Device) -> Shard:

@@ -8,7 +8,14 @@ from typing import TypeVar
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
-from hyperlearn_dask.training.executor import Executor, Lost, SchedulerLost
+from hyperlearn_dask.training.events import (
+    CheckpointWritten,
+    OnEvent,
+    Recovered,
+    WorkersJoined,
+    WorkersLost,
+)
+from hyperlearn_dask.training.executor import Executor, Joined, Lost, SchedulerLost
 
 # There is a safe point after each sweep, if one is had in so little time or takes a small share of it.
 CHEAP_SECONDS = 0.1
@@ -27,11 +34,16 @@ class SafePoints:
         Where states are written as well, from time to time, and where the first is from.
     mortal
         Whether anything can be lost but this process: else there are only checkpoints.
+    on_event
+        Told of every checkpoint.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, *, mortal: bool) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints | None, *, mortal: bool, on_event: OnEvent | None = None
+    ) -> None:
         self._checkpoints = checkpoints
         self._mortal = mortal
+        self._on_event = on_event
         self._due = 0.0
         self.state = None if checkpoints is None else checkpoints.latest()
 
@@ -46,12 +58,16 @@ class SafePoints:
                 # cost / (cost + pause) <= share
                 self._due = now + (now - began) * (1 - SHARE) / SHARE
         if self._checkpoints is not None:
-            self._checkpoints.offer(lambda: take() if fresh is None else fresh)
+            self._tell_of(self._checkpoints.offer(lambda: take() if fresh is None else fresh))
 
     def write(self) -> None:
         """Write the last safe point, as there may be no other."""
         if self._checkpoints is not None and self.state is not None and not self.state.done:
-            self._checkpoints.write(self.state)
+            self._tell_of(self._checkpoints.write(self.state))
+
+    def _tell_of(self, written: CheckpointWritten | None) -> None:
+        if written is not None and self._on_event is not None:
+            self._on_event(written)
 
 
 def over_losses(
@@ -59,6 +75,7 @@ def over_losses(
     executor: Executor,
     safe: SafePoints,
     tell: Callable[[str], None] | None,
+    on_event: OnEvent | None = None,
 ) -> Result:
     """The result of ``train(safe)``, called again after every loss.
 
@@ -81,18 +98,29 @@ def over_losses(
                     f"workers were lost {IN_VAIN} times without a sweep between (the last time: {loss}); "
                     "is there enough memory for each?"
                 ) from loss
-            _recover(executor, loss, safe, tell)
+            _recover(executor, loss, safe, tell, on_event)
         except SchedulerLost:
             safe.write()
             raise
 
 
-def _recover(executor: Executor, loss: Lost, safe: SafePoints, tell: Callable[[str], None] | None) -> None:
+def _recover(
+    executor: Executor,
+    loss: Lost,
+    safe: SafePoints,
+    tell: Callable[[str], None] | None,
+    on_event: OnEvent | None,
+) -> None:
     """Have the executor ready again, however often that fails."""
+    place = "the start" if safe.state is None else safe.state.place
     if tell is not None:
-        tell(f"{loss}; going on from {'the start' if safe.state is None else safe.state.place}")
+        tell(f"{loss}; going on from {place}")
+    if on_event is not None:
+        on_event(WorkersJoined(str(loss)) if isinstance(loss, Joined) else WorkersLost(str(loss)))
     try:
         executor.recover()
     except SchedulerLost:
         safe.write()
         raise
+    if on_event is not None:
+        on_event(Recovered(place, executor.where()))

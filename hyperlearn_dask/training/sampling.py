@@ -40,6 +40,7 @@ def draws(
     for number in itertools.count(done + 1):
         began = time.perf_counter()
         executor.seconds.clear()
+        executor.received.clear()
         before, moves = point, {}
         for index, modality in enumerate(point.factors):
             factor = executor.at_modality(
@@ -63,7 +64,8 @@ def draws(
         line, _ = along(problem, executor, before, directions, along_them, squares)
         parts = at_step(line, 1.0)
         seconds = time.perf_counter() - began
-        yield SweepReport(number, sum(parts.values()), parts, None, seconds, dict(executor.seconds)), point
+        took, received = dict(executor.seconds), dict(executor.received)
+        yield SweepReport(number, sum(parts.values()), parts, None, seconds, took, received), point
 
 
 def _draw(

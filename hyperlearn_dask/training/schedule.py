@@ -96,6 +96,7 @@ def sweeps(
     for number in itertools.count(done + 1):
         began = time.perf_counter()
         executor.seconds.clear()
+        executor.received.clear()
         course = propose(problem, executor, point, course)
         parts, moments = along(problem, executor, point, course.directions, course.moments, squares)
         alpha = best_step(parts)
@@ -109,6 +110,7 @@ def sweeps(
                 step=alpha,
                 seconds=time.perf_counter() - began,
                 seconds_by=dict(executor.seconds),
+                bytes_by=dict(executor.received),
             ),
             point,
             course,

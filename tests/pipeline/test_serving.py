@@ -72,6 +72,7 @@ def test_others_attach_to_an_encrypted_cluster_by_its_file(
     with serving(film_club, "--workers", "2", "--tls", "--scheduler-file", file) as (process, found):
         assert found["scheduler"].startswith("tls://127.0.0.1:")
         assert found["dashboard"].startswith("http://127.0.0.1:")
+        assert found["training"] == found["dashboard"].replace("/status", "/hyperlearn")
         assert sorted(found["workers"].values()) == [["movie"], ["tag", "user"]]
         assert all(address.startswith("tls://127.0.0.1:") for address in found["workers"])
 
@@ -82,6 +83,7 @@ def test_others_attach_to_an_encrypted_cluster_by_its_file(
         ended = hyperlearn("run", film_club, "--out", out, "--scheduler", file)
         assert ended.code == 0, ended.err
         assert "2 Dask workers, dashboard at http://127.0.0.1:" in ended.err
+        assert f"training at {found['training']}\n" in ended.err
         assert (out / "metrics.json").exists()
 
         plain = "tcp" + found["scheduler"].removeprefix("tls")

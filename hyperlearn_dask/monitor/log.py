@@ -1,0 +1,52 @@
+"""A log that programs read: one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hyperlearn_dask.errors import InputError
+
+
+class JsonLines:
+    """Appends records to a file, each at once and whole, so that others can follow it.
+
+    A log that cannot be written any more (a full disk) is told about, once, and is no reason to stop.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be opened.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise InputError(f"cannot be written ({error.strerror})", file=path, key="--log") from None
+
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        if self._file.closed:
+            return
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            self._tell(f"{self._path}: the log ends here ({error.strerror})")
+            self._file.close()
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
