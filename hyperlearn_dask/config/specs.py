@@ -15,6 +15,7 @@ Unseen = Literal["error", "skip"]
 Schedule = Literal["parallel", "sequential"]
 Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
+Scheme = Literal["shards", "owner"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,20 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True)
+class PlacementSpec:
+    """Who does what on a cluster; whatever it says, results are the same.
+
+    ``scheme``: products of all modes over a worker's shard, or, as published, of its own modalities'
+    over the whole relations. ``shards``: how many stretches the relations are cut into, 0: one per
+    worker. ``owners``: modality -> name of the worker that shall own it, for some of them.
+    """
+
+    scheme: Scheme = "shards"
+    shards: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A whole ``dataset.toml``; ``path`` is the file itself, absolute."""
 
@@ -131,6 +146,7 @@ class Dataset:
     modalities: dict[str, ModalitySpec]
     relations: dict[str, RelationSpec]
     training: TrainingSpec
+    placement: PlacementSpec = field(default_factory=PlacementSpec)
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:

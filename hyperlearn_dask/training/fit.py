@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
-from hyperlearn_dask.config import RelationSpec, TrainingSpec
+from hyperlearn_dask.config import PlacementSpec, RelationSpec, TrainingSpec
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
 from hyperlearn_dask.factorization.shards import EntryShard
@@ -18,7 +18,15 @@ from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
-from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
+from hyperlearn_dask.training.executor import (
+    Executor,
+    Handle,
+    LocalExecutor,
+    Setting,
+    ShardPlace,
+    entry_places,
+    held,
+)
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
@@ -26,6 +34,8 @@ from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at,
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from hyperlearn_dask.training.placement import Placement
 
 # Posterior draws that a model keeps at most.
 KEPT_DRAWS = 100
@@ -75,6 +85,8 @@ def fit(
     checkpoints: Checkpoints | None = None,
     tell: Callable[[str], None] | None = None,
     device: Device = "cpu",
+    placement: PlacementSpec | None = None,
+    on_placement: Callable[[Placement], None] | None = None,
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
 
@@ -94,6 +106,10 @@ def fit(
         Hears, in lines, what has become of workers.
     device
         ``cuda``: training in this process keeps its data and factors on the GPU.
+    placement
+        What is wanted of the placement on a client's workers, which changes no result.
+    on_placement
+        Told who does what there, before training and whenever it has changed.
 
     Returns
     -------
@@ -111,7 +127,7 @@ def fit(
     else:
         from hyperlearn_dask.training.distributed import DaskExecutor
 
-        executor = DaskExecutor(client, hypergraph, setting)
+        executor = DaskExecutor(client, hypergraph, setting, problem, placement, on_placement)
     try:
         train = partial(_train, hypergraph, problem, training, executor, targets or {}, on_sweep)
         return over_losses(train, executor, SafePoints(checkpoints, mortal=executor.mortal), tell)
@@ -232,7 +248,7 @@ def _converged(history: list[SweepReport], tolerance: float) -> bool:
 def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
     """Start values, made at one modality from a sample of every relation and split by modality."""
     samples: dict[str, list[Handle]] = {name: [] for name in problem.terms}
-    for place in _entry_places(executor):
+    for place in entry_places(executor):
         total = max(p.stop for p in executor.places if p.relation == place.relation)
         samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
     first = next(iter(problem.sizes))
@@ -243,10 +259,6 @@ def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict
         m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
         for m in problem.sizes
     }
-
-
-def _entry_places(executor: Executor) -> list[ShardPlace]:
-    return [place for place in executor.places if not place.holds_contexts]
 
 
 def _sample(shard: EntryShard, place: ShardPlace, total: int) -> SparseTensor:
@@ -281,7 +293,7 @@ def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
 
 def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
-    places = _entry_places(executor)
+    places = entry_places(executor)
     seen = [executor.at_shard("seen", place, _seen) for place in places]
     linked = {
         m: executor.at_modality(f"linked-{m}", m, _linked)
