@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from hyperlearn_dask.errors import InputError
-from pipeline import asking, making, serving
+from pipeline import asking, making, planning, serving
 
 _TRACEBACK = "HYPERLEARN_TRACEBACK"  # set it to see where an error of ours comes from
 
@@ -29,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (*making.COMMANDS, *asking.COMMANDS, *serving.COMMANDS):
+for command in (*making.COMMANDS, *asking.COMMANDS, *serving.COMMANDS, *planning.COMMANDS):
     cli.add_command(command)
 
 
