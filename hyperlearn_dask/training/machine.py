@@ -12,7 +12,7 @@ import numpy as np
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
-from hyperlearn_dask.training.cost import INDEX, TOUCH, Machine
+from hyperlearn_dask.training.cost import TOUCH, Machine
 
 _RANK = 16  # of the tables: rows of 128 bytes
 _ROWS = (2_000, 16_000, 64_000, 400_000)  # from what caches hold to what they do not
@@ -38,7 +38,7 @@ def measure(threads: int, memory: float) -> Machine:
     stream = 3 * large.nbytes / _best(lambda: dense.moved(large, 0.5, large), threads)
     tall = rng.random((4_000, 32))
     arithmetic = len(tall) * 32 * 32 * tall.itemsize / _best(lambda: dense.gram(tall, tall), threads)
-    gather = [_gathering(rng, rows, threads, stream) for rows in _ROWS]
+    gather = [_gathering(rng, rows, threads) for rows in _ROWS]
     for at in range(len(gather) - 2, -1, -1):  # rows of less are never further away
         gather[at] = gather[at][0], max(gather[at][1], gather[at + 1][1])
     return Machine(stream, tuple(gather), arithmetic, memory=memory)
@@ -51,17 +51,22 @@ def with_bandwidth(machine: Machine, bandwidth: float) -> Machine:
     return replace(machine, stream=bandwidth, gather=(near, (far[0], far[1] * factor)))
 
 
-def _gathering(rng: np.random.Generator, rows: int, threads: int, stream: float) -> tuple[float, float]:
-    """Bytes of tables of so many rows, and the rate of a pass that goes anywhere in them."""
-    entries = max(100_000, 2 * rows)
-    coords = tuple(rng.integers(0, rows, entries).astype(np.int32) for _ in range(2))
-    coords = (np.sort(coords[0]), coords[1])
+def _gathering(rng: np.random.Generator, rows: int, threads: int) -> tuple[float, float]:
+    """Bytes of tables of so many rows, and the rate of a pass that goes anywhere in them.
+
+    By the difference of two passes: what does not grow with the entries is in both.
+    """
     matrices = tuple(rng.random((rows, _RANK)) for _ in range(2))
-    tensor = SparseTensor(coords, rng.random(entries), (rows, rows))
-    seconds = _best(lambda: kernels.mttkrp(tensor, matrices, (0, 1)), threads)
+
+    def seconds(entries: int) -> float:
+        coords = tuple(rng.integers(0, rows, entries).astype(np.int32) for _ in range(2))
+        tensor = SparseTensor((np.sort(coords[0]), coords[1]), rng.random(entries), (rows, rows))
+        return _best(lambda: kernels.mttkrp(tensor, matrices, (0, 1)), threads)
+
+    few = max(150_000, rows)
     row = matrices[0].nbytes / rows
-    in_order = entries * (INDEX + 8) + 5 * rows * row
-    return 2 * rows * row, entries * (3 * row + TOUCH) / max(seconds - in_order / stream, 0.2 * seconds)
+    taken = max(seconds(3 * few) - seconds(few), 1e-4)
+    return 2 * rows * row, 2 * few * (3 * row + TOUCH) / taken
 
 
 def _best(run: Callable[[], object], threads: int) -> float:
