@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hyperlearn_dask.config import TrainingSpec, training_from
+from hyperlearn_dask.config import TrainingSpec, placement_from, training_from
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
@@ -45,6 +45,9 @@ class HyperLearn:
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
         ``cuda``: training keeps its data and factors on the GPU, or on each worker's; needs CuPy.
+    placement
+        On a cluster, any of ``scheme`` ("shards", "owner"), ``shards`` and ``owners``: see
+        :class:`hyperlearn_dask.config.PlacementSpec`. It changes no result.
 
     Attributes
     ----------
@@ -87,6 +90,7 @@ class HyperLearn:
         draws: int = 0,
         burn_in: int = 20,
         device: Literal["cpu", "cuda"] = "cpu",
+        placement: Mapping[str, Any] | None = None,
     ) -> None:
         # ``rank`` is a question to the model as well, so parameters live apart from the methods.
         self._params: dict[str, Any] = {
@@ -107,6 +111,7 @@ class HyperLearn:
             "draws": draws,
             "burn_in": burn_in,
             "device": device,
+            "placement": placement,
         }
         self._model: Model | None = None
 
@@ -148,7 +153,14 @@ class HyperLearn:
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
         model = fit(
-            hypergraph, problem, training, targets=targets, device=device, client=client, on_sweep=on_sweep
+            hypergraph,
+            problem,
+            training,
+            targets=targets,
+            device=device,
+            client=client,
+            on_sweep=on_sweep,
+            placement=placement_from(self._params["placement"] or {}, hypergraph.modalities),
         )
         ranked = [name for name, term in terms.items() if term.evidence]
         self._model = add_evidence(model, hypergraph, ranked, training)

@@ -11,7 +11,7 @@ from types import FrameType
 import click
 
 from hyperlearn_dask.errors import InputError
-from pipeline import asking, choosing, making, serving
+from pipeline import asking, choosing, making, planning, serving
 
 _TRACEBACK = "HYPERLEARN_TRACEBACK"  # set it to see where an error of ours comes from
 
@@ -29,7 +29,13 @@ def cli() -> None:
     """
 
 
-for command in (*making.COMMANDS, *choosing.COMMANDS, *asking.COMMANDS, *serving.COMMANDS):
+for command in (
+    *making.COMMANDS,
+    *choosing.COMMANDS,
+    *asking.COMMANDS,
+    *serving.COMMANDS,
+    *planning.COMMANDS,
+):
     cli.add_command(command)
 
 

@@ -14,6 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from hyperlearn_dask.training.plan import Plan
 from hyperlearn_dask.training.progress import TrainingProgress, by_step, duration
 from hyperlearn_dask.tuning.ledger import Trial
 from hyperlearn_dask.tuning.search import Search
@@ -24,6 +25,7 @@ from pipeline.summary import hypergraph_summary
 _PLAIN_WIDTH = 110  # where there is no terminal to ask
 _STEPS_SHOWN = 10
 _TRIALS_SHOWN = 10
+_WORKERS_SHOWN = 16
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -256,6 +258,40 @@ def show_cluster(page: Console, found: dict[str, Any]) -> None:
     rows.append(["attach with", f"--scheduler {found['scheduler_file'] or found['scheduler']}"])
     rows.append(["end with", "Ctrl-C"])
     _table(page, ["", "cluster"], rows)
+
+
+def show_plan(page: Console, found: Plan, assumptions: Sequence[str]) -> None:
+    """Who would do what, what a sweep takes, and on what grounds."""
+    shown = found.workers[:_WORKERS_SHOWN]
+    rows: list[list[Any]] = [
+        [
+            worker.name,
+            ", ".join(worker.modalities) or None,
+            worker.shards,
+            worker.entries,
+            f"{worker.memory / 1e9:,.2f}",
+            f"{worker.seconds:.3g}",
+            f"{worker.received / 1e6:,.1f}",
+        ]
+        for worker in shown
+    ]
+    if len(found.workers) > len(shown):
+        rows.append([f"{len(found.workers) - len(shown)} more like the last", *[None] * 6])
+    header = ["worker", "owns", "shards", "hyperedges", "GB", "s a sweep", "MB received a sweep"]
+    _table(page, header, rows)
+    stages = ", ".join(f"{stage} {seconds:.2g}" for stage, seconds in found.stages.items())
+    verdict = f"does not fit: {found.does_not_fit}" if found.does_not_fit else "fits"
+    _table(
+        page,
+        ["a sweep", ""],
+        [
+            ["seconds", f"{found.seconds:.3g} ({stages})"],
+            ["exchanged", f"{found.exchanged / 1e6:,.1f} MB"],
+            ["bottleneck", found.bottleneck],
+            ["memory", verdict],
+            *(["assumed" if at == 0 else "", text] for at, text in enumerate(assumptions)),
+        ],
+    )
 
 
 def _table(page: Console, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -128,7 +128,9 @@ _OVERRIDES = {
 
 
 def training_options(command: Command) -> Command:
-    """One option per training setting that may be overridden."""
+    """One option per training setting that may be overridden, and the placement's scheme."""
+    scheme = "On a cluster: 'shards', or as published 'owner', each worker walking whole relations."
+    command = click.option("--placement", help=f"{scheme} By default what the data set says.")(command)
     for name, (kind, text) in reversed(_OVERRIDES.items()):
         option = click.option(f"--{name}", type=kind, help=f"{text}; by default what the data set says.")
         command = option(command)
@@ -137,8 +139,11 @@ def training_options(command: Command) -> Command:
 
 def with_training(dataset: Dataset, overrides: dict[str, Any]) -> Dataset:
     """The data set with the training settings that were given; those left out are None."""
-    from hyperlearn_dask.config import training_from
+    from hyperlearn_dask.config import placement_from, training_from
 
+    if scheme := overrides.pop("placement", None):
+        placement = dataclasses.asdict(dataset.placement) | {"scheme": scheme}
+        dataset = dataclasses.replace(dataset, placement=placement_from(placement, dataset.modalities))
     given = {name: value for name, value in overrides.items() if value is not None}
     if not given:
         return dataset

@@ -32,6 +32,7 @@ from hyperlearn_dask.training.checkpoint import Checkpoints
 from hyperlearn_dask.training.events import OnEvent
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.placement import Placement, WorkerShare
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.use.evaluate import evaluate
 
@@ -80,7 +81,8 @@ class StageReport:
     """What a stage did.
 
     ``why``: the reason it did something, or that it is up to date; ``units``: the parts of the
-    hypergraph it made or kept; ``parts``: seconds by step of training.
+    hypergraph it made or kept; ``parts``: seconds by step of training; ``placement``: what each worker
+    had, by its name, at the end of training.
     """
 
     stage: str
@@ -89,6 +91,7 @@ class StageReport:
     seconds: float = 0.0
     units: tuple[UnitReport, ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
+    placement: Mapping[str, WorkerShare] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -160,6 +163,13 @@ def train_stage(job: Job) -> StageReport:
     if job.restart:
         checkpoints.clear()
     seconds: dict[str, float] = defaultdict(float)
+    placements: list[Placement] = []
+
+    def on_placement(placement: Placement) -> None:
+        placements.append(placement)
+        for line in placement.lines():
+            job.note(f"{'':<10}{line}")
+
     client = job.client() if job.client else None
     with job.watch(dataset.training.sweeps) as show:
 
@@ -179,6 +189,8 @@ def train_stage(job: Job) -> StageReport:
             tell=job.note,
             device=job.device,
             on_event=job.on_event,
+            placement=dataset.placement,
+            on_placement=on_placement,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:
@@ -187,7 +199,8 @@ def train_stage(job: Job) -> StageReport:
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()
     why = "no model yet" if before is None else _changes(before["asked"], asked)
-    return StageReport("train", True, why, time.perf_counter() - began, parts=dict(seconds))
+    shares = placements[-1].by_worker() if placements else {}
+    return StageReport("train", True, why, time.perf_counter() - began, parts=dict(seconds), placement=shares)
 
 
 def evaluate_stage(job: Job) -> StageReport:

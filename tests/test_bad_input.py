@@ -103,6 +103,21 @@ DATASETS = [
     Case("wrong type in settings", setting("sweeps = 12", 'sweeps = "many"'), ("sweeps", "many")),
     Case("unknown choice", setting('"unknown"', '"perhaps"'), ("absent", "perhaps", "zero")),
     Case("unknown modality", setting("{ movie =", "{ film ="), ("relations.tagged", "film", "movie")),
+    Case(
+        "owner of no modality",
+        setting("[training]", "[placement]\nowners = { film = 0 }\n\n[training]"),
+        ("placement.owners.film", "no such modality", "movie"),
+    ),
+    Case(
+        "owner without a name",
+        setting("[training]", "[placement]\nowners = { movie = -1 }\n\n[training]"),
+        ("placement.owners.movie", "name or number of a worker", "-1"),
+    ),
+    Case(
+        "unknown scheme",
+        setting("[training]", '[placement]\nscheme = "owners"\n\n[training]'),
+        ("placement.scheme", "did you mean 'owner'"),
+    ),
     Case("missing file", delete("ratings.csv"), ("ratings.csv",)),
     Case("missing test file", delete("tags_test.csv"), ("tags_test.csv",)),
     Case("missing column", setting('"stars"', '"points"'), ("ratings.csv", "points", "stars")),

@@ -1,6 +1,6 @@
 """What a ``dataset.toml`` says: its dataclasses, and how it is read and checked."""
 
-from hyperlearn_dask.config.load import load_dataset, training_from
+from hyperlearn_dask.config.load import load_dataset, placement_from, training_from
 from hyperlearn_dask.config.specs import (
     Absent,
     ColumnSpec,
@@ -12,6 +12,7 @@ from hyperlearn_dask.config.specs import (
     Metric,
     ModalitySpec,
     NeighbourMethod,
+    PlacementSpec,
     Range,
     RelationSpec,
     TableSpec,
@@ -29,10 +30,12 @@ __all__ = [
     "Metric",
     "ModalitySpec",
     "NeighbourMethod",
+    "PlacementSpec",
     "Range",
     "RelationSpec",
     "TableSpec",
     "TrainingSpec",
     "load_dataset",
+    "placement_from",
     "training_from",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.graph import read_graph
 from hyperlearn_dask.config.lines import key_lines
 from hyperlearn_dask.config.relation import check_interactions, read_relation
-from hyperlearn_dask.config.section import Mistakes, Section, unknown
+from hyperlearn_dask.config.section import Mistakes, Section, shown, unknown
 from hyperlearn_dask.config.specs import (
     Dataset,
     Dtype,
     ModalitySpec,
+    PlacementSpec,
     RelationSpec,
     Schedule,
+    Scheme,
     Start,
     TrainingSpec,
 )
@@ -83,6 +85,20 @@ def training_from(settings: Mapping[str, Any]) -> TrainingSpec:
     return training
 
 
+def placement_from(settings: Mapping[str, Any], modalities: Collection[str]) -> PlacementSpec:
+    """Check placement settings that come from elsewhere, in the same way.
+
+    Examples
+    --------
+    >>> placement_from({"scheme": "owner", "owners": {"artist": 1}}, ["artist"]).owners
+    {'artist': '1'}
+    """
+    mistakes = Mistakes()
+    placement = _read_placement(Section(dict(settings), ("placement",), mistakes), modalities)
+    mistakes.raise_any()
+    return placement
+
+
 def _decode(content: bytes, file: Path) -> str:
     try:
         return content.decode("utf-8-sig")  # Windows editors begin UTF-8 files with a mark
@@ -113,6 +129,7 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     relation_sections = dict(top.tables("relations", "missing; a data set has at least one [relations.NAME]"))
     training_section = top.table("training")
     tune_section = top.table("tune")
+    placement_section = top.table("placement")
     top.close()
     names = tuple(top.values["modalities"]) if modality_sections else ()
     training = _read_training(training_section) if training_section else TrainingSpec()
@@ -133,7 +150,8 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
     if training_section:
         _check_validation(training_section, training, relations, modalities)
     tune = read_tune(tune_section, training, relations, modalities) if tune_section else {}
-    return Dataset(file, name, title, modalities, relations, training, tune)
+    placement = _read_placement(placement_section, names) if placement_section else PlacementSpec()
+    return Dataset(file, name, title, modalities, relations, training, tune, placement)
 
 
 def _read_modality(
@@ -218,3 +236,28 @@ def _read_groups(section: Section) -> dict[str, int]:
     if not groups.values:
         section.wrong("expected at least one group of columns like { shared = 10 }", "groups")
     return {name: groups.integer(name, 1, at_least=1) for name in groups.values}
+
+
+def _read_placement(section: Section, modalities: Collection[str]) -> PlacementSpec:
+    usual = PlacementSpec()
+    owners = section.table("owners")
+    placement = PlacementSpec(
+        section.choice("scheme", Scheme, usual.scheme),
+        section.integer("shards", usual.shards, at_least=0),
+        {} if owners is None else {m: _worker_name(owners, m) for m in owners.values},
+    )
+    for modality in placement.owners:
+        if owners is not None and modality not in modalities:
+            owners.wrong(unknown("no such modality", modality, modalities), modality)
+    section.close()
+    return placement
+
+
+def _worker_name(owners: Section, modality: str) -> str:
+    """Text, or the number that workers of a local cluster have for a name."""
+    name = owners.take(modality)
+    if isinstance(name, str) and name.strip():
+        return name
+    if isinstance(name, bool) or not isinstance(name, int) or name < 0:
+        owners.wrong(f"expected the name or number of a worker, got {shown(name)}", modality)
+    return str(name)

@@ -16,6 +16,7 @@ Unseen = Literal["error", "skip"]
 Schedule = Literal["parallel", "sequential"]
 Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
+Scheme = Literal["shards", "owner"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,20 @@ class Range:
 
 
 @dataclass(frozen=True)
+class PlacementSpec:
+    """Who does what on a cluster; whatever it says, results are the same.
+
+    ``scheme``: products of all modes over a worker's shard, or, as published, of its own modalities'
+    over the whole relations. ``shards``: how many stretches the relations are cut into, 0: one per
+    worker. ``owners``: modality -> name of the worker that shall own it, for some of them.
+    """
+
+    scheme: Scheme = "shards"
+    shards: int = 0
+    owners: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A whole ``dataset.toml``; ``path`` is the file itself, absolute."""
 
@@ -152,6 +167,7 @@ class Dataset:
     training: TrainingSpec
     # What is searched by their keys, like ("training", "ridge"); empty: the usual settings.
     tune: Mapping[tuple[str | int, ...], Range] = field(default_factory=dict)
+    placement: PlacementSpec = field(default_factory=PlacementSpec)
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:

@@ -28,9 +28,12 @@ from distributed import Client, Future, Scheduler
 from distributed.client import ClosedClientError
 
 from hyperlearn_dask.backend import Array, Device, free_memory
+from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_indptr, unit_attributes, unit_digests
+from hyperlearn_dask.training.arrange import arrange, counts_of, make_shards
 from hyperlearn_dask.training.events import Where
 from hyperlearn_dask.training.executor import (
     Handle,
@@ -61,7 +64,7 @@ from hyperlearn_dask.training.on_worker import (
     read_shard,
     worker_device,
 )
-from hyperlearn_dask.training.placement import Placement, cut, place
+from hyperlearn_dask.training.placement import Placement
 from hyperlearn_dask.training.watch import LOSSES, Watch
 
 CHECK_SECONDS = 2.0  # between looks for workers that have come
@@ -103,11 +106,22 @@ class _Part:
 
 
 class DaskExecutor:
-    """Steps as pinned tasks on the workers of a client. See :class:`..executor.Executor`."""
+    """Steps as pinned tasks on the workers of a client. See :class:`..executor.Executor`.
+
+    ``problem``: what placement weighs its steps by; ``on_placement`` is told of every placement.
+    """
 
     mortal = True
 
-    def __init__(self, client: Client, hypergraph: Hypergraph, setting: Setting) -> None:
+    def __init__(
+        self,
+        client: Client,
+        hypergraph: Hypergraph,
+        setting: Setting,
+        problem: Problem,
+        placement: PlacementSpec | None = None,
+        on_placement: Callable[[Placement], None] | None = None,
+    ) -> None:
         if hypergraph.path is None:
             raise InputError("a hypergraph in memory cannot train on a cluster; save it first")
         self._client = client
@@ -133,13 +147,12 @@ class DaskExecutor:
         client.subscribe_topic(self._topic, self._on_event)
         workers = self._watch.workers()
         # The cuts stay as they are, whatever becomes of the workers: sums do not change with them.
-        self.places = cut(
-            {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations},
-            {name: int(np.argmax(r.shape)) for name, r in hypergraph.relations.items()},
-            len(workers),
-            setting.target_modes,
-        )
-        self.placement = self._place(workers)
+        self._problem, self._spec = problem, placement or PlacementSpec()
+        self._on_placement = on_placement
+        self._counts = counts_of(hypergraph, setting.dtype)
+        indptrs = {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations}
+        self.places = make_shards(problem, self._counts, indptrs, self._spec, len(workers))
+        self.placement = self._place(workers, strict=True)
         with contextlib.suppress(ImportError):  # a scheduler without our package cannot tell
             self._everywhere(greet, client.run_on_scheduler(_clients), seconds=GOODBYE_SECONDS)
 
@@ -153,7 +166,7 @@ class DaskExecutor:
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         offset = self._setting.offsets[place.relation]
         digest = self._digests[f"relations/{place.relation}"]
-        load = (read_shard, self._path, place, digest, offset, self._setting.dtype, self.device)
+        load = (read_shard, self._path, place.data, digest, offset, self._setting.dtype, self.device)
         return self._submit(name, self.placement.holders[place], load, step, args)
 
     def hold(self, name: str, modality: str, value: Any) -> Handle:
@@ -226,13 +239,23 @@ class DaskExecutor:
             self._client.unsubscribe_topic(self._topic)
             self._everywhere(forget, self._run, seconds=GOODBYE_SECONDS)
 
-    def _place(self, workers: dict[str, dict[str, float]]) -> Placement:
+    def _place(self, workers: dict[str, dict[str, float]], *, strict: bool = False) -> Placement:
         self._checked = time.monotonic()
-        placement = place(self._sizes, self.places, workers)
+        placement = arrange(
+            self._problem,
+            self._counts,
+            self.places,
+            workers,
+            self._spec,
+            self._watch.names(),
+            strict=strict,
+        )
         if self.device != "cpu":
             for address, lacks in self._ask(worker_device, self.device, of=placement.workers).items():
                 if lacks is not None:
                     raise InputError(f"{lacks}; asked for with device cuda", key=f"worker {address}")
+        if self._on_placement is not None:
+            self._on_placement(placement)
         return placement
 
     def _ask(

@@ -43,7 +43,11 @@ class SchedulerLost(InputError):
 
 @dataclass(frozen=True)
 class ShardPlace:
-    """Entries ``start`` to ``stop`` of a relation, or the contexts in them: some rows of its sort mode."""
+    """Entries ``start`` to ``stop`` of a relation, or the contexts in them: some rows of its sort mode.
+
+    It gives its part of F along a step and, if ``products``, those of all its modes; or, of a
+    ``modality``, the products for that one alone.
+    """
 
     relation: str
     number: int
@@ -53,6 +57,9 @@ class ShardPlace:
     rows: int
     target_mode: int = -1  # of a shard of contexts
     sort_mode: int = 0
+    stretch: int = 0  # shards of one stretch are for one worker
+    products: bool = True
+    modality: str = ""
 
     def reads(self, mode: int) -> tuple[int, int | None]:
         """The first and last row (exclusive) of a mode's factor that the shard has entries in."""
@@ -64,7 +71,13 @@ class ShardPlace:
 
     @property
     def name(self) -> str:
-        return f"{self.relation}-{'contexts-' if self.holds_contexts else ''}{self.number}"
+        number = "whole" if self.modality else self.number
+        return f"{self.relation}-{'contexts-' if self.holds_contexts else ''}{number}"
+
+    @property
+    def data(self) -> ShardPlace:
+        """The same for all places with the same entries."""
+        return replace(self, number=0, stretch=0, products=True, modality="")
 
     def contexts(self, target_mode: int) -> ShardPlace:
         """The place of the same rows' contexts."""
@@ -162,6 +175,11 @@ def whole_places(hypergraph: Hypergraph, setting: Setting) -> list[ShardPlace]:
     ]
     targets = setting.target_modes
     return whole + [p.contexts(targets[p.relation]) for p in whole if p.relation in targets]
+
+
+def entry_places(executor: Executor) -> list[ShardPlace]:
+    """Where the entries of every relation are, each once."""
+    return [place for place in executor.places if not place.holds_contexts and not place.modality]
 
 
 def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:

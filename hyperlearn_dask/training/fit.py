@@ -20,7 +20,7 @@ from hyperlearn_dask.backend import (
     to_device,
     to_host,
 )
-from hyperlearn_dask.config import RelationSpec, TrainingSpec
+from hyperlearn_dask.config import PlacementSpec, RelationSpec, TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
@@ -31,7 +31,15 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.events import Event, Finished, OnEvent, Started, Stopped, record
-from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
+from hyperlearn_dask.training.executor import (
+    Executor,
+    Handle,
+    LocalExecutor,
+    Setting,
+    ShardPlace,
+    entry_places,
+    held,
+)
 from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
@@ -41,6 +49,8 @@ from hyperlearn_dask.training.validation import Judge, out_of_patience
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from hyperlearn_dask.training.placement import Placement
 
 # Posterior draws that a model keeps at most.
 KEPT_DRAWS = 100
@@ -91,6 +101,8 @@ def fit(
     tell: Callable[[str], None] | None = None,
     on_event: OnEvent | None = None,
     device: Device = "cpu",
+    placement: PlacementSpec | None = None,
+    on_placement: Callable[[Placement], None] | None = None,
     apart: bool = False,
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
@@ -120,6 +132,10 @@ def fit(
         The scheduler of a client is told as well, for its page on the dashboard.
     device
         ``cuda``: data and factors are kept, and steps run, on the GPU: this process's, or each worker's.
+    placement
+        What is wanted of the placement on a client's workers, which changes no result.
+    on_placement
+        Told who does what there, before training and whenever it has changed.
     apart
         The validation has been put aside already: it is the test tuples that its relation has here.
 
@@ -149,6 +165,8 @@ def fit(
             tell,
             on_event,
             device,
+            placement,
+            on_placement,
         )
 
 
@@ -163,6 +181,8 @@ def _fit(
     tell: Callable[[str], None] | None,
     on_event: OnEvent | None,
     device: Device,
+    placement: PlacementSpec | None,
+    on_placement: Callable[[Placement], None] | None,
 ) -> Model:
     """Train on a hypergraph that validation has been put aside of."""
     setting = Setting(
@@ -183,7 +203,7 @@ def _fit(
         from hyperlearn_dask.monitor.post import Post
         from hyperlearn_dask.training.distributed import DaskExecutor
 
-        executor = on_workers = DaskExecutor(client, hypergraph, setting)
+        executor = on_workers = DaskExecutor(client, hypergraph, setting, problem, placement, on_placement)
         post = Post(client)
         listeners.append(lambda event: post(record(event)))
 
@@ -367,7 +387,7 @@ def _converged(history: list[SweepReport], tolerance: float) -> bool:
 def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
     """Start values, made at one modality from a sample of every relation and split by modality."""
     samples: dict[str, list[Handle]] = {name: [] for name in problem.terms}
-    for place in _entry_places(executor):
+    for place in entry_places(executor):
         total = max(p.stop for p in executor.places if p.relation == place.relation)
         samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
     first = next(iter(problem.sizes))
@@ -378,10 +398,6 @@ def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict
         m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
         for m in problem.sizes
     }
-
-
-def _entry_places(executor: Executor) -> list[ShardPlace]:
-    return [place for place in executor.places if not place.holds_contexts]
 
 
 def _sample(shard: EntryShard, place: ShardPlace, total: int) -> SparseTensor:
@@ -416,7 +432,7 @@ def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
 
 def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
-    places = _entry_places(executor)
+    places = entry_places(executor)
     seen = [executor.at_shard("seen", place, _seen) for place in places]
     linked = {
         m: executor.at_modality(f"linked-{m}", m, _linked)

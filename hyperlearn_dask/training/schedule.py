@@ -31,7 +31,7 @@ from hyperlearn_dask.factorization.objective import (
 )
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard, take_columns
-from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace
+from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
 
 # Relative residual to which blocks are solved for a direction.
@@ -193,8 +193,13 @@ def own_products(
     products = []
     for place in executor.places:
         members = problem.terms[place.relation].modalities
-        if modality in members and _one_pass(problem, place) == one_pass:
-            name = f"{'mttkrp' if one_pass else 'normal'}-{modality}-{place.name}"
+        if (
+            place.products
+            and modality in members
+            and place.modality in ("", modality)
+            and _one_pass(problem, place) == one_pass
+        ):
+            name = f"{'mttkrp' if _by_mttkrp(problem, place) else 'normal'}-{modality}-{place.name}"
             of_one = _products_at(problem, executor, point, place, (modality,), name)
             products.append(executor.pick(of_one, modality))
     return products
@@ -210,7 +215,12 @@ def all_products(problem: Problem, executor: Executor, point: Point, modality: s
 
 
 def _one_pass(problem: Problem, place: ShardPlace) -> bool:
-    """Whether one pass gives all modes: where observed entries weigh no more than the background."""
+    """Whether one pass of a shard gives the products of all modes."""
+    return place.products and not place.modality and _by_mttkrp(problem, place)
+
+
+def _by_mttkrp(problem: Problem, place: ShardPlace) -> bool:
+    """Whether products are MTTKRPs: where observed entries weigh no more than the background."""
     return not place.holds_contexts and problem.terms[place.relation].background == 1
 
 
@@ -271,6 +281,8 @@ def along(
     lines: dict[str, list[Handle]] = {name: [] for name in problem.terms}
     backgrounds: dict[str, list[Handle]] = {name: [] for name in problem.terms}
     for place in executor.places:
+        if place.modality:
+            continue  # its entries are in shards too
         factors = _rows_at(problem, executor, place, point.factors)
         ways = _rows_at(problem, executor, place, directions)
         (backgrounds if place.holds_contexts else lines)[place.relation].append(
@@ -308,7 +320,7 @@ def point_at(
 
 
 def sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
-    places = [place for place in executor.places if not place.holds_contexts]
+    places = entry_places(executor)
     values = executor.gather([executor.at_shard("squares", place, _squares) for place in places])
     total = dict.fromkeys(problem.terms, 0.0)
     for place, value in zip(places, values):

@@ -82,6 +82,11 @@ class Watch:
                 alive[address] = worker["resources"]
         return alive
 
+    def names(self) -> dict[str, str]:
+        """What every worker is called, where that is not its address."""
+        named = {address: str(worker["name"]) for address, worker in self._identity().items()}
+        return {address: name for address, name in named.items() if name != address}
+
     def wait_for_workers(self, count: int) -> Workers:
         """The workers, once there are ``count`` or some time has passed, but at least one."""
         began = time.monotonic()

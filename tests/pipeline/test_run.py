@@ -121,8 +121,9 @@ def test_a_second_run_does_nothing_and_says_so(again: Run, finished_copy: Path, 
             {"train": ['training.groups changed from {"all": 3} to {"all": 4}'], "evaluate": None},
         ),
         ("dataset.toml", "A film club", "Another title", {}),
+        ("dataset.toml", "[training]", '[placement]\nscheme = "owner"\n\n[training]', {}),
     ],
-    ids=["rating", "tag", "feature", "edge", "test", "k", "graph weight", "rank", "title"],
+    ids=["rating", "tag", "feature", "edge", "test", "k", "graph weight", "rank", "title", "placement"],
 )
 def test_a_change_redoes_exactly_what_depends_on_it(
     again: Run, edit: Edit, finished_copy: Path, file: str, old: str, new: str, expected: dict[str, Any]

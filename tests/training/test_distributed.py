@@ -6,6 +6,7 @@ import pytest
 
 from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.cluster import open_scheduler
+from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.distributed import DaskExecutor
@@ -42,11 +43,28 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers)
             assert any(name.startswith("solve-a") for r in reports for name in r.seconds_by)
 
 
+def test_placements_that_were_chosen_give_the_factors_of_one_process(stored):
+    wanted = PlacementSpec("owner", owners={"a": "1", "b": "1"}), PlacementSpec(shards=5)
+    problem, training = two_relations_problem(stored, sweeps=12)
+    here = fit(two_relations(), problem, training)
+    with open_scheduler("local", list(SIZES), workers=2) as client:
+        for spec in wanted:
+            told = []
+            there = fit(stored, problem, training, client=client, placement=spec, on_placement=told.append)
+            assert_same_factors(there, here)
+            shares = told[0].by_worker()
+            if spec.owners:
+                assert shares["1"].modalities[:2] == ("a", "b")
+                assert sum(share.entries for share in shares.values()) == 3 * 300 + 2 * 120
+            else:
+                assert sum(len(share.shards) for share in shares.values()) >= 5
+
+
 def test_a_step_uses_the_threads_of_its_worker(stored):
     with open_scheduler("local", list(SIZES), workers=2) as client:
         problem, _ = two_relations_problem(stored)
         setting = Setting("float64", {name: term.offset for name, term in problem.terms.items()}, {})
-        executor = DaskExecutor(client, stored, setting)
+        executor = DaskExecutor(client, stored, setting, problem)
         used = executor.gather(executor.at_modality("threads", "a", _threads))
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         assert used == min(min(w["nthreads"] for w in workers), numba.config.NUMBA_NUM_THREADS)

@@ -1,0 +1,276 @@
+"""What training would do on a cluster: who has what, memory, seconds and bytes of a sweep, the bottleneck.
+
+A sweep of the parallel schedule has five stages; each waits for all of the one before, so it takes as
+long as the worker with most to do in it:
+
+    products (shards) -> solve (owners) -> direction (owners) -> line (shards) -> step (owners)
+
+Between the first two products travel, before the line directions do: as long as the link with most to
+carry takes. Over all lies what the driver needs for every task.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hyperlearn_dask.config import PlacementSpec
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.training import cost
+from hyperlearn_dask.training.arrange import arrange, make_shards
+from hyperlearn_dask.training.cost import Counts, Machine, Work
+from hyperlearn_dask.training.executor import ShardPlace
+from hyperlearn_dask.training.placement import Placement
+
+STAGES = ("products", "solve", "direction", "line", "step")
+# Rows that cuts are looked for in; longer modes are cut on a grid.
+MOST_ROWS = 1 << 22
+
+Path = tuple[str, str, tuple[int, int | None]]  # a worker, a modality, and the rows of it that are there
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What one worker has and does in a sweep: bytes, and seconds at work."""
+
+    name: str
+    modalities: tuple[str, ...]
+    shards: int
+    entries: int
+    memory: float
+    seconds: float
+    received: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The prediction.
+
+    ``stages``: seconds of each stage at the worker with most to do, of ``exchange`` and of ``driver``;
+    ``bottleneck``: on what most time goes; ``does_not_fit``: why not, empty if it fits.
+    """
+
+    workers: tuple[WorkerPlan, ...]
+    stages: Mapping[str, float]
+    spent: Mapping[str, float]
+    exchanged: float
+    does_not_fit: str
+
+    @property
+    def seconds(self) -> float:
+        """Of a sweep."""
+        return sum(self.stages.values())
+
+    @property
+    def critical_path(self) -> float:
+        """Seconds of a sweep that workers compute, one after the other."""
+        return sum(self.stages[stage] for stage in STAGES)
+
+    @property
+    def bottleneck(self) -> str:
+        return max(self.spent, key=lambda what: self.spent[what])
+
+
+def plan(
+    problem: Problem,
+    counts: Counts,
+    machine: Machine,
+    workers: int,
+    spec: PlacementSpec | None = None,
+    indptrs: Mapping[str, np.ndarray] | None = None,
+) -> Plan:
+    """Predict a training.
+
+    Parameters
+    ----------
+    machine
+        What each worker can do.
+    workers
+        How many.
+    indptrs
+        Per relation where each row of its longest mode starts (rows + 1); by default all are alike.
+    """
+    spec = spec or PlacementSpec()
+    shards = make_shards(problem, counts, indptrs or even_rows(problem, counts), spec, workers)
+    shards = [_stretched(problem, shard) for shard in shards]
+    digits = len(str(workers - 1))
+    names = {f"{number:0{digits}d}": str(number) for number in range(workers)}
+    placement = arrange(problem, counts, shards, {address: {} for address in names}, spec, names)
+    work = _work(problem, counts, placement)
+    messages = list(_messages(problem, counts, placement))
+    exchange = sum(_longest_link(messages, stage, machine) for stage in ("products", "line"))
+    stages, spent = {}, {"exchange": exchange, "driver": _tasks(problem, placement, messages) * machine.task}
+    for stage in STAGES:
+        slowest = max(placement.workers, key=lambda w: machine.total(work[stage, w]))
+        seconds = machine.seconds(work[stage, slowest])
+        stages[stage] = sum(seconds.values())
+        for what, value in seconds.items():
+            spent[what] = spent.get(what, 0.0) + value
+    received: dict[str, float] = defaultdict(float)
+    for _, _, to, size in messages:
+        received[to] += size
+    shares = placement.by_worker()
+    planned = []
+    for address, (name, share) in zip(placement.workers, shares.items()):
+        at_work = sum(machine.total(work[stage, address]) for stage in STAGES)
+        memory = machine.base + memory_of(problem, counts, placement, address)
+        number = len(share.shards)
+        planned.append(
+            WorkerPlan(name, share.modalities, number, share.entries, memory, at_work, received[address])
+        )
+    return Plan(
+        tuple(planned),
+        stages | {"exchange": spent["exchange"], "driver": spent["driver"]},
+        spent,
+        sum(received.values()),
+        _too_large(planned, machine),
+    )
+
+
+def even_rows(problem: Problem, counts: Counts) -> dict[str, np.ndarray]:
+    """Where rows of each relation's longest mode would start if all had as many entries."""
+    return {
+        name: np.linspace(
+            0, counts.entries[name], 1 + min(MOST_ROWS, max(problem.sizes[m] for m in term.modalities))
+        ).astype(np.int64)
+        for name, term in problem.terms.items()
+    }
+
+
+def _stretched(problem: Problem, shard: ShardPlace) -> ShardPlace:
+    """A shard cut on a grid, with its true number of rows."""
+    rows = problem.sizes[problem.terms[shard.relation].modalities[shard.sort_mode]]
+    if rows <= MOST_ROWS:
+        return shard
+    first, last = (round(r * rows / MOST_ROWS) for r in (shard.first_row, shard.first_row + shard.rows))
+    return replace(shard, first_row=first, rows=last - first)
+
+
+def _too_large(planned: list[WorkerPlan], machine: Machine) -> str:
+    most = max(planned, key=lambda worker: worker.memory)
+    if most.memory <= machine.memory:
+        return ""
+    return f"worker {most.name} would need {most.memory / 1e9:,.1f} GB and has {machine.memory / 1e9:,.1f} GB"
+
+
+def _work(problem: Problem, counts: Counts, placement: Placement) -> dict[tuple[str, str], Work]:
+    """The work of every stage and worker."""
+    work: dict[tuple[str, str], Work] = defaultdict(Work)
+    for shard, holder in placement.holders.items():
+        work["products", holder] += cost.products_work(problem, counts, shard)
+        work["line", holder] += cost.line_work(problem, counts, shard)
+    for worker, modality, rows in _kept_rows(problem, placement):
+        size = _rows_bytes(problem, counts, modality, rows)
+        work["products", worker] += Work(3 * size)  # A + alpha D, before the products
+    for modality, owner in placement.owners.items():
+        arriving = sum(1 for shard in placement.holders if _gives(problem, shard, modality))
+        work["solve", owner] += cost.solve_work(problem, counts, modality, arriving)
+        work["direction", owner] += cost.direction_work(problem, counts, modality)
+        work["step", owner] += cost.step_work(problem, counts, modality)
+    return work
+
+
+def _gives(problem: Problem, shard: ShardPlace, modality: str) -> bool:
+    members = problem.terms[shard.relation].modalities
+    return shard.products and modality in members and shard.modality in ("", modality)
+
+
+def _kept_rows(problem: Problem, placement: Placement) -> set[Path]:
+    """Rows of modalities owned elsewhere of which a worker has both factor and direction."""
+    return _rows_read(problem, placement, line=True)
+
+
+def _rows_read(problem: Problem, placement: Placement, *, line: bool) -> set[Path]:
+    """The rows from elsewhere that every worker reads for its lines, or for its products."""
+    found: set[Path] = set()
+    for shard, holder in placement.holders.items():
+        if (line and shard.modality) or not (line or shard.products):
+            continue
+        for mode, m in enumerate(problem.terms[shard.relation].modalities):
+            if placement.owners[m] != holder:
+                found.add((holder, m, shard.reads(mode)))
+    return found
+
+
+def _rows_bytes(problem: Problem, counts: Counts, modality: str, rows: tuple[int, int | None]) -> float:
+    first, last = rows
+    number = (problem.sizes[modality] if last is None else last) - first
+    return float(number * problem.rank * counts.itemsize)
+
+
+def _messages(
+    problem: Problem, counts: Counts, placement: Placement
+) -> Iterator[tuple[str, str, str, float]]:
+    """What travels in a sweep: for which stage, from and to which worker, and how many bytes."""
+    for shard, holder in placement.holders.items():
+        for m in problem.terms[shard.relation].modalities:
+            if placement.owners[m] != holder and _gives(problem, shard, m):
+                size = cost.product_bytes(problem, counts, shard, m)
+                yield "products", holder, placement.owners[m], size
+    along = _kept_rows(problem, placement)
+    for worker, m, rows in sorted(along, key=str):
+        yield "line", placement.owners[m], worker, _rows_bytes(problem, counts, m, rows)
+    # Rows that a worker has no direction of it cannot move: they come anew.
+    for worker, m, rows in sorted(_rows_read(problem, placement, line=False) - along, key=str):
+        yield "products", placement.owners[m], worker, _rows_bytes(problem, counts, m, rows)
+
+
+def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machine: Machine) -> float:
+    """Seconds of the busiest link, each way by itself."""
+    out: dict[str, float] = defaultdict(float)
+    into: dict[str, float] = defaultdict(float)
+    for of, sender, receiver, size in messages:
+        if of == stage:
+            out[sender] += size
+            into[receiver] += size
+    return max([*out.values(), *into.values()], default=0.0) / machine.link
+
+
+def _tasks(problem: Problem, placement: Placement, messages: list[tuple[str, str, str, float]]) -> int:
+    """Tasks of a sweep: steps, and what hands out their results."""
+    steps = 3 * len(problem.sizes)
+    for shard in placement.holders:
+        term = problem.terms[shard.relation]
+        together = not shard.holds_contexts and term.background == 1 and not shard.modality
+        given = sum(1 for m in term.modalities if _gives(problem, shard, m))
+        steps += (min(1, given) if together else given) + (not shard.modality)
+    return steps + len(messages)
+
+
+def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: str) -> float:
+    """Bytes of a worker's data at their most, besides what every process has."""
+    s, rank = counts.itemsize, problem.rank
+    held = [shard for shard, holder in placement.holders.items() if holder == worker]
+    stored, loading = 0.0, 0.0
+    for shard in {shard.data for shard in held}:
+        order = len(problem.terms[shard.relation].modalities) - shard.holds_contexts
+        own = cost.entries_of(shard) * (cost.INDEX * order + (8 if shard.holds_contexts else s))
+        stored += own + 8 * shard.rows
+        # As they are read: values in float64, twice
+        loading = max(loading, 16.0 * cost.entries_of(shard))
+    owned = [m for m, owner in placement.owners.items() if owner == worker]
+    sweeping = 0.0
+    for m in owned:
+        links, n, f = counts.links.get(m, 0), problem.sizes[m], len(problem.free_columns(m))
+        stored += links * (s + cost.INDEX) + 4 * n
+        # A, P and D, and of each the one before
+        stored += 6 * n * rank * s
+        arriving = [shard for shard in placement.holders if _gives(problem, shard, m)]
+        given = [cost.product_bytes(problem, counts, shard, m) for shard in arriving]
+        grams = n * f * f * s if cost.rows_have_grams(problem, m) else 0
+        # The products from elsewhere, the system they make, and its solution
+        sweeping += sum(g for g, shard in zip(given, arriving) if placement.holders[shard] != worker)
+        sweeping += 2 * n * f * s + 2 * grams + (2 * n * f * s if links else 0)
+    for shard in held:
+        term = problem.terms[shard.relation]
+        members = [m for m in term.modalities if _gives(problem, shard, m)]
+        sweeping += sum(cost.product_bytes(problem, counts, shard, m) for m in members)
+        if shard.holds_contexts or term.background != 1:
+            stored += sum(8 * (cost.entries_of(shard) + cost.rows_of(problem, shard, m)) for m in members)
+    # Rows from elsewhere: of the factor, the one before, and the direction
+    for _, m, rows in {p for p in _kept_rows(problem, placement) if p[0] == worker}:
+        stored += 3 * _rows_bytes(problem, counts, m, rows)
+    return stored + max(loading, sweeping)

@@ -1,0 +1,50 @@
+"""What a plan must say, whatever the machine."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hyperlearn_dask.config import PlacementSpec
+from hyperlearn_dask.factorization.problem import build_problem
+from hyperlearn_dask.training.cost import NOMINAL, Counts
+from hyperlearn_dask.training.plan import plan
+
+SIZES = {"a": 1000, "b": 400, "c": 50}
+PROBLEM = build_problem(SIZES, {"r": ("a", "b", "c")}, {}, {"all": 8}, {}, 1e-2)
+COUNTS = Counts({"r": 20_000}, itemsize=4)
+
+
+def test_alone_nothing_travels_and_each_shard_is_walked_once():
+    alone = plan(PROBLEM, COUNTS, NOMINAL, 1)
+    assert alone.exchanged == 0
+    assert [w.entries for w in alone.workers] == [20_000]
+    assert alone.critical_path == pytest.approx(alone.workers[0].seconds)
+    assert sum(w.entries for w in plan(PROBLEM, COUNTS, NOMINAL, 3).workers) == 20_000
+    assert sum(w.entries for w in plan(PROBLEM, COUNTS, NOMINAL, 3, PlacementSpec("owner")).workers) == 60_000
+
+
+def test_bytes_between_two_workers_are_those_of_products_and_directions():
+    found = plan(PROBLEM, COUNTS, NOMINAL, 2, PlacementSpec(owners={"a": "0", "b": "1", "c": "1"}))
+    row = 8 * 4
+    # Worker 0 reads and gives b and c whole; worker 1 its rows of a.
+    rows = SIZES["b"] + SIZES["c"] + SIZES["a"] / 2
+    assert found.exchanged == pytest.approx(2 * rows * row, rel=0.02)
+    assert sum(w.received for w in found.workers) == found.exchanged
+
+
+def test_what_does_not_fit_is_said_and_a_slow_link_is_the_bottleneck():
+    assert "worker" in plan(PROBLEM, COUNTS, replace(NOMINAL, memory=1e6), 2).does_not_fit
+    found = plan(PROBLEM, COUNTS, replace(NOMINAL, link=1e4), 2)
+    assert (found.bottleneck, found.does_not_fit) == ("exchange", "")
+
+
+def test_the_command_by_sizes(hyperlearn):
+    sizes = ["plan", "--sizes", "a=2k,b=1k", "--preset", "h100", "--json"]
+    ended = hyperlearn(*sizes, "--nnz", "1M", "--memory", "0.5GB", "--workers", "3")
+    found = json.loads(ended.out)
+    assert not found["fits"] and "would need" in found["does_not_fit"]
+    assert sum(w["entries"] for w in found["workers"]) == 1_000_000
+    ended = hyperlearn(*sizes, "--nnz", "many")
+    assert ended.code == 2 and "'many' is no amount" in ended.err
+    assert "goes with --nnz" in hyperlearn(*sizes).err
