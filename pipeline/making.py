@@ -12,6 +12,7 @@ import click
 
 from pipeline.options import (
     Where,
+    checkpoint_option,
     dataset_argument,
     json_option,
     out_option,
@@ -63,6 +64,7 @@ def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     default=True,
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
+@checkpoint_option
 @training_options
 @scheduler_options
 @json_option
@@ -70,22 +72,32 @@ def train(
     dataset: Path,
     out: Path,
     resume: bool,
+    checkpoint_every: float,
     where: Where,
     as_json: bool,
     **overrides: Any,
 ) -> None:
     """Train DIR/model.zarr on DIR/hypergraph.zarr.
 
-    The state of training goes to DIR/checkpoints every 30 seconds or, where that would take more
-    than 2 % of the time, less often. The same command goes on from there after an interruption, if
-    data and settings are still the same; a finished training deletes it.
+    The state of training goes to DIR/checkpoints every 30 seconds (--checkpoint-every) or, where that
+    would take more than 2 % of the time, less often. The same command goes on from there after an
+    interruption, if data and settings are still the same; a finished training deletes it.
 
     \b
     Examples:
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume)
+    _make(
+        ["train"],
+        dataset,
+        out,
+        where,
+        as_json,
+        overrides,
+        restart=not resume,
+        checkpoint_every=checkpoint_every,
+    )
 
 
 @click.command()
@@ -105,10 +117,13 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @click.command()
 @dataset_argument
 @out_option
+@checkpoint_option
 @training_options
 @scheduler_options
 @json_option
-def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any) -> None:
+def run(
+    dataset: Path, out: Path, checkpoint_every: float, where: Where, as_json: bool, **overrides: Any
+) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
     After an interruption the same command goes on where it was, within training too.
@@ -119,7 +134,8 @@ def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any)
       hyperlearn run data/museum --out out/museum --scheduler local
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides)
+    stages = ["ingest", "graph", "train", "evaluate"]
+    _make(stages, dataset, out, where, as_json, overrides, checkpoint_every=checkpoint_every)
 
 
 @click.command()
@@ -197,6 +213,7 @@ def _make(
     overrides: dict[str, Any],
     *,
     restart: bool = False,
+    checkpoint_every: float = 30.0,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
@@ -227,6 +244,7 @@ def _make(
             notes.passing,
             notes.line,
             restart,
+            checkpoint_every,
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)
