@@ -12,6 +12,7 @@ import click
 
 from pipeline.options import (
     Where,
+    checkpoint_option,
     dataset_argument,
     device_option,
     json_option,
@@ -67,6 +68,7 @@ def graph(dataset: Path, out: Path, where: Where, device_name: str | None, as_js
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
 @log_option
+@checkpoint_option
 @training_options
 @device_option
 @scheduler_options
@@ -76,6 +78,7 @@ def train(
     out: Path,
     resume: bool,
     log: Path | None,
+    checkpoint_every: float,
     where: Where,
     device_name: str | None,
     as_json: bool,
@@ -83,16 +86,27 @@ def train(
 ) -> None:
     """Train DIR/model.zarr on DIR/hypergraph.zarr.
 
-    The state of training goes to DIR/checkpoints every 30 seconds or, where that would take more
-    than 2 % of the time, less often. The same command goes on from there after an interruption, if
-    data and settings are still the same; a finished training deletes it.
+    The state of training goes to DIR/checkpoints every 30 seconds (--checkpoint-every) or, where that
+    would take more than 2 % of the time, less often. The same command goes on from there after an
+    interruption, if data and settings are still the same; a finished training deletes it.
 
     \b
     Examples:
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, device_name, restart=not resume, log=log)
+    _make(
+        ["train"],
+        dataset,
+        out,
+        where,
+        as_json,
+        overrides,
+        device_name,
+        restart=not resume,
+        log=log,
+        checkpoint_every=checkpoint_every,
+    )
 
 
 @click.command()
@@ -113,6 +127,7 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @dataset_argument
 @out_option
 @log_option
+@checkpoint_option
 @training_options
 @device_option
 @scheduler_options
@@ -121,6 +136,7 @@ def run(
     dataset: Path,
     out: Path,
     log: Path | None,
+    checkpoint_every: float,
     where: Where,
     device_name: str | None,
     as_json: bool,
@@ -138,7 +154,17 @@ def run(
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
     stages = ["ingest", "graph", "train", "evaluate"]
-    _make(stages, dataset, out, where, as_json, overrides, device_name, log=log)
+    _make(
+        stages,
+        dataset,
+        out,
+        where,
+        as_json,
+        overrides,
+        device_name,
+        log=log,
+        checkpoint_every=checkpoint_every,
+    )
 
 
 @click.command()
@@ -218,6 +244,7 @@ def _make(
     *,
     restart: bool = False,
     log: Path | None = None,
+    checkpoint_every: float = 30.0,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
@@ -254,6 +281,7 @@ def _make(
             restart,
             device,
             None if lines is None else lambda event: lines(record(event)),
+            checkpoint_every,
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

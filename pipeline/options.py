@@ -117,6 +117,15 @@ def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return temporary(decorated)
 
 
+checkpoint_option = click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often the state of training is written, unless that takes more than 2 % of the time.",
+)
+
 _OVERRIDES = {
     "rank": (int, "Columns per entity"),
     "sweeps": (int, "Sweeps at most"),

@@ -28,7 +28,7 @@ from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
 from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
-from hyperlearn_dask.training.checkpoint import Checkpoints
+from hyperlearn_dask.training.checkpoint import EVERY_SECONDS, Checkpoints
 from hyperlearn_dask.training.events import OnEvent
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
@@ -56,9 +56,9 @@ class Job:
 
     ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
     number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
-    ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
-    ``device``: what computes, in this process or on each worker.
-    ``on_event`` is told of all that happens in training.
+    ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with;
+    ``checkpoint_every``: seconds between the writing of its states. ``device``: what computes, in this
+    process or on each worker. ``on_event`` is told of all that happens in training.
     """
 
     dataset: Dataset
@@ -70,6 +70,7 @@ class Job:
     restart: bool = False
     device: Device = "cpu"
     on_event: OnEvent | None = None
+    checkpoint_every: float = EVERY_SECONDS
 
     @property
     def store(self) -> Path:
@@ -159,7 +160,7 @@ def train_stage(job: Job) -> StageReport:
 
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     problem = problem_of(hypergraph, dataset.relations, dataset.training, weights)
-    checkpoints = Checkpoints(job.out / CHECKPOINTS, fingerprint, tell=job.note)
+    checkpoints = Checkpoints(job.out / CHECKPOINTS, fingerprint, tell=job.note, every=job.checkpoint_every)
     if job.restart:
         checkpoints.clear()
     seconds: dict[str, float] = defaultdict(float)

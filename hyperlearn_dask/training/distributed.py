@@ -6,7 +6,9 @@
 3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
    partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
    and of its direction makes the next factor's rows itself.
-4. A step depends on those before it only while they have not ended. So Dask forgets them, and never
+4. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
+   the tasks in it.
+5. A step depends on those before it only while they have not ended. So Dask forgets them, and never
    makes anything again: what is lost with a worker is :class:`..executor.Lost`, and the driver goes
    on from the last safe point on the workers that are there.
 """
@@ -24,6 +26,7 @@ from typing import Any
 from weakref import finalize
 
 import numpy as np
+from dask import annotate
 from distributed import Client, Future, Scheduler
 from distributed.client import ClosedClientError
 
@@ -54,14 +57,15 @@ from hyperlearn_dask.training.on_worker import (
     Large,
     Moved,
     Order,
+    Piece,
     Run,
     carry_out,
     forget,
     greet,
-    hand_out,
     has_large,
     read_laplacian,
     read_shard,
+    receipt_of,
     worker_device,
 )
 from hyperlearn_dask.training.placement import Placement
@@ -70,19 +74,22 @@ from hyperlearn_dask.training.watch import LOSSES, Watch
 CHECK_SECONDS = 2.0  # between looks for workers that have come
 GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep
 _runs = itertools.count()
+_UNKNOWN = Large()  # of a receipt that is not here
 
 
 @dataclass(eq=False)
 class _Result:
     """A result on a worker: under which number, and the future of its receipt.
 
-    ``readers``: the receipts of the steps that read it, after which it may be dropped; ``copies``:
-    rows of it that other workers have, by address and path.
+    ``value``: the receipt itself once it is here, so that nobody asks for it again; ``readers``: the
+    receipts of the steps that read it, after which it may be dropped; ``copies``: rows of it that
+    other workers have, by address and path.
     """
 
     address: str
     number: int
     receipt: Future | None = None
+    value: Any = _UNKNOWN
     readers: list[Future] = field(default_factory=list)
     copies: dict[tuple[str, tuple[Any, ...]], _Result | _Sum] = field(default_factory=dict)
 
@@ -94,6 +101,16 @@ class _Sum:
     factor: _Result
     direction: _Result
     alpha: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A task on its way: its future, what is to be done with what is given, and the worker to do it."""
+
+    future: Future
+    what: Order | Piece
+    given: list[Future]
+    address: str
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,7 @@ class DaskExecutor:
         self._run = Run(client.id, next(_runs), 0)
         self.numbers = itertools.count()
         self._garbage: dict[str, deque[tuple[int, list[Future]]]] = defaultdict(deque)
+        self._outbox: list[_Task] = []
         self._checked = time.monotonic()
         self.seconds: dict[str, float] = defaultdict(float)
         self.received: dict[str, int] = defaultdict(int)
@@ -173,7 +191,9 @@ class DaskExecutor:
         owner = self.placement.owners[modality]
         scatter = partial(self._client.scatter, [value], workers=[owner], direct=True, hash=False)
         [sent] = self._watch.result(scatter, [owner])
-        return self.at_modality(name, modality, _hold, sent, self.device)
+        handle: _Part = self.at_modality(name, modality, _hold, sent, self.device)
+        handle.result.value = value if self.whole else receipt_of(value)
+        return handle
 
     def pick(self, handle: _Part, key: Key) -> Handle:
         return _Part(handle.result, (*handle.path, key))
@@ -183,6 +203,9 @@ class DaskExecutor:
 
     def moved(self, modality: str, factor: _Part, direction: _Part, alpha: float) -> Handle:
         handle: _Part = self.at_modality(f"step-{modality}", modality, move, factor, direction, alpha)
+        before, way = (_within(part.result.value, part.path) for part in (factor, direction))
+        if not has_large([before, way]):
+            handle.result.value = move(None, before, way, alpha)
         for (address, path), rows in factor.result.copies.items():
             along = direction.result.copies.get((address, (*direction.path, path[-1])))
             if isinstance(rows, _Result) and isinstance(along, _Result):
@@ -193,8 +216,10 @@ class DaskExecutor:
         """Receipts where they hold all that is asked for, else the results themselves."""
         parts: list[_Part] = []
         _visit(handles, parts.append)
-        got = self._bring([part.result.receipt for part in parts])
-        values = [_within(value, part.path) for part, value in zip(parts, got)]
+        new = list({p.result.number: p.result for p in parts if p.result.value is _UNKNOWN}.values())
+        for result, value in zip(new, self._bring([result.receipt for result in new])):
+            result.value = value
+        values = [_within(part.result.value, part.path) for part in parts]
         large = [i for i, value in enumerate(values) if has_large(value)]
         form: Form = "as it is" if self.device == "cpu" else "on the host"
         for i, value in zip(large, self._bring([self.hand_out(parts[i], form) for i in large])):
@@ -215,6 +240,7 @@ class DaskExecutor:
     def recover(self) -> None:
         self._run = Run(self._run.client, self._run.number, self._run.attempt + 1)
         self._garbage.clear()
+        self._outbox.clear()
         self.placement = self._place(self._watch.wait_for_workers(len(self.placement.workers)))
 
     def sites(self) -> list[Site]:
@@ -288,29 +314,36 @@ class DaskExecutor:
         letter = _Letter(self, address)
         arguments = tuple(_visit(arg, letter.enclose) for arg in args)
         number = next(self.numbers)
-        order = Order(
-            self._run,
-            self._topic,
-            name,
-            number,
-            self._drop(address),
-            self.whole,
-            load,
-            step,
-            arguments,
-            tuple(letter.sent),
-        )
-        receipt = self._task(name, number, carry_out, order, *letter.given, address=address)
+        drop = self._drop(address)
+        sent = tuple(letter.sent)
+        order = Order(self._run, self._topic, name, number, drop, self.whole, load, step, arguments, sent)
+        receipt = self._task(name, order, letter.given, address)
         for result in letter.reads:
             result.readers.append(receipt)
         for copy in letter.copies:
             copy.receipt = receipt
         return _Part(self.result(address, number, receipt))
 
-    def _task(self, name: str, number: int, function: Callable[..., Any], *args: Any, address: str) -> Future:
-        key = (name, f"{self._topic}-{self._run.attempt}", number)
+    def _task(self, name: str, what: Order | Piece, given: list[Future], address: str) -> Future:
+        """The future of a task that is sent with the next ones."""
+        key = (name, f"{self._topic}-{self._run.attempt}", what.number)
+        task = _Task(Future(key, self._client), what, given, address)
+        self._outbox.append(task)
+        return task.future
+
+    def _send(self) -> None:
+        """Send all tasks that wait to be, as one graph."""
+        tasks, self._outbox = self._outbox, []
+        if not tasks:
+            return
+        keys = [task.future.key for task in tasks]
+        places = {task.future.key: task.address for task in tasks}
         try:
-            return self._client.submit(function, *args, key=key, pure=False, workers=[address])
+            # Each key's worker, asked for by the scheduler.
+            with annotate(workers=places.__getitem__):
+                self._client.map(
+                    carry_out, [t.what for t in tasks], [t.given for t in tasks], key=keys, pure=False
+                )
         except ClosedClientError:
             self._watch.workers()  # says that the scheduler is lost
             raise
@@ -318,14 +351,15 @@ class DaskExecutor:
     def hand_out(self, part: _Part, form: Form) -> Future:
         """A part of a large result as a task's own."""
         result = part.result
-        what = (self._run, result.number, part.path, form)
+        piece = Piece(self._run, next(self.numbers), result.number, part.path, form)
         earlier = [] if _ended(result.receipt) else [result.receipt]
-        return self._task("send", next(self.numbers), hand_out, *what, *earlier, address=result.address)
+        return self._task("send", piece, earlier, result.address)
 
     def _bring(self, futures: list[Future]) -> list[Any]:
         """The values of futures, straight from the workers."""
         if not futures:
             return []
+        self._send()
         bring = partial(self._client.gather, futures, direct=True)
         values: list[Any] = self._watch.result(bring, self.placement.workers)
         return values

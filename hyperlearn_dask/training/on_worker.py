@@ -88,13 +88,24 @@ class Order:
     run: Run
     topic: str
     name: str
-    keep_as: int
+    number: int  # under which the result is kept
     drop: tuple[int, ...]  # results nobody will ask for again
     whole: bool  # whether the receipt is the whole result, large or not
     load: tuple[Any, ...]  # a function and its arguments, for the step's data
     step: Callable[..., Any]
     args: tuple[Any, ...]
     sent: tuple[int, ...] = ()  # what of that which comes along comes from elsewhere
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of an earlier result, to be handed out to another worker or the client."""
+
+    run: Run
+    number: int
+    result: int
+    path: tuple[Key, ...]
+    form: Form
 
 
 @dataclass
@@ -129,11 +140,27 @@ class _Desk:
 _desks: WeakKeyDictionary[Worker, _Desk] = WeakKeyDictionary()
 
 
-def carry_out(order: Order, *given: Any) -> Any:
-    """Run a step, keep its result, and give the receipt."""
+def carry_out(what: Order | Piece, given: list[Any]) -> Any:
+    """The task of every step: what becomes of it for Dask and for whoever depends on it.
+
+    ``given``: what comes from other workers; what is only waited for may follow.
+    """
     worker = get_worker()
     desk = _desks.setdefault(worker, _Desk())
-    kernels.limit_threads(worker.state.nthreads)
+    if isinstance(what, Piece):
+        part = part_of(_memory(desk, what.run).get(what.result), what.path)
+        if what.form == "parcel":
+            return pack(part, device_memory=worker.address.startswith("ucx"))
+        return each_array(part, to_host) if what.form == "on the host" else part
+    result, seconds, received = _step(what, given, desk, worker.state.nthreads)
+    worker.log_event(what.topic, {"name": what.name, "seconds": seconds, "bytes": received})
+    count_step(what.name, seconds, received)
+    return result if what.whole else receipt_of(result)
+
+
+def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[Any, float, int]:
+    """Run a step and keep its result; that, the seconds, and the bytes that came from elsewhere."""
+    kernels.limit_threads(threads)
     with desk.busy:
         memory = _memory(desk, order.run)
         for number in order.drop:
@@ -154,20 +181,8 @@ def carry_out(order: Order, *given: Any) -> Any:
         finally:
             del data, args
         seconds = time.perf_counter() - began
-        memory.results[order.keep_as] = result
-    worker.log_event(order.topic, {"name": order.name, "seconds": seconds, "bytes": received})
-    count_step(order.name, seconds, received)
-    return result if order.whole else receipt(result)
-
-
-def hand_out(run: Run, number: int, path: tuple[Key, ...], form: Form, *earlier: Any) -> Any:
-    """Part of an earlier result, for another worker or the client."""
-    del earlier  # only waited for
-    worker = get_worker()
-    part = part_of(_memory(_desks.setdefault(worker, _Desk()), run).get(number), path)
-    if form == "parcel":
-        return pack(part, device_memory=worker.address.startswith("ucx"))
-    return each_array(part, to_host) if form == "on the host" else part
+        memory.results[order.number] = result
+    return result, seconds, received
 
 
 def worker_device(device: Device) -> str | None:
@@ -202,7 +217,7 @@ def _memory(desk: _Desk, run: Run) -> Memory:
     return memory
 
 
-def _value(arg: Any, given: tuple[Any, ...], memory: Memory) -> Any:
+def _value(arg: Any, given: list[Any], memory: Memory) -> Any:
     if isinstance(arg, Kept):
         return part_of(memory.get(arg.number), arg.path)
     if isinstance(arg, Given):
@@ -226,17 +241,17 @@ class Large:
     """In a receipt, in the place of what stayed on the worker."""
 
 
-def receipt(result: Any) -> Any:
+def receipt_of(result: Any) -> Any:
     """A result with :class:`Large` in the place of every large array."""
     if isinstance(result, np.ndarray):
         return result if result.nbytes <= SMALL else Large()
     if isinstance(result, dict):
-        return {name: receipt(value) for name, value in result.items()}
+        return {name: receipt_of(value) for name, value in result.items()}
     if isinstance(result, list | tuple):
-        return type(result)(receipt(value) for value in result)
+        return type(result)(receipt_of(value) for value in result)
     if dataclasses.is_dataclass(result) and not isinstance(result, type):
         names = [f.name for f in dataclasses.fields(result)]
-        return dataclasses.replace(result, **{name: receipt(getattr(result, name)) for name in names})
+        return dataclasses.replace(result, **{name: receipt_of(getattr(result, name)) for name in names})
     return result if isinstance(result, int | float | str | bool | None) else Large()
 
 
