@@ -19,6 +19,7 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.memory import bytes_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.use import rank as ranking
 
@@ -46,6 +47,9 @@ class HyperLearn:
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
         ``cuda``: training in this process keeps its data and factors on the GPU; needs CuPy.
+    memory_limit
+        For training in this process, such as "2GiB"; by default what is left of the machine's. A stored
+        relation that takes more than its share is read from the store in every sweep.
 
     Attributes
     ----------
@@ -85,6 +89,7 @@ class HyperLearn:
         draws: int = 0,
         burn_in: int = 20,
         device: Literal["cpu", "cuda"] = "cpu",
+        memory_limit: str | None = None,
     ) -> None:
         # ``rank`` is a question to the model as well, so parameters live apart from the methods.
         self._params: dict[str, Any] = {
@@ -102,6 +107,7 @@ class HyperLearn:
             "draws": draws,
             "burn_in": burn_in,
             "device": device,
+            "memory_limit": memory_limit,
         }
         self._model: Model | None = None
 
@@ -143,8 +149,16 @@ class HyperLearn:
         check_device(device, client is not None)
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
+        limit = self._params["memory_limit"]
         model = fit(
-            hypergraph, problem, training, targets=targets, device=device, client=client, on_sweep=on_sweep
+            hypergraph,
+            problem,
+            training,
+            targets=targets,
+            client=client,
+            on_sweep=on_sweep,
+            device=device,
+            memory_limit=None if limit is None else bytes_of(limit),
         )
         ranked = [name for name, term in terms.items() if term.evidence]
         self._model = add_evidence(model, hypergraph, ranked, training)

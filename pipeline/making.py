@@ -14,6 +14,7 @@ from pipeline.options import (
     Where,
     dataset_argument,
     json_option,
+    memory_option,
     out_option,
     pairs,
     scheduler_options,
@@ -64,12 +65,14 @@ def graph(dataset: Path, out: Path, where: Where, as_json: bool) -> None:
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
 @training_options
+@memory_option
 @scheduler_options
 @json_option
 def train(
     dataset: Path,
     out: Path,
     resume: bool,
+    memory_limit: str | None,
     where: Where,
     as_json: bool,
     **overrides: Any,
@@ -85,7 +88,7 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume)
+    _make(["train"], dataset, out, where, as_json, overrides, restart=not resume, memory_limit=memory_limit)
 
 
 @click.command()
@@ -106,9 +109,17 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @dataset_argument
 @out_option
 @training_options
+@memory_option
 @scheduler_options
 @json_option
-def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any) -> None:
+def run(
+    dataset: Path,
+    out: Path,
+    memory_limit: str | None,
+    where: Where,
+    as_json: bool,
+    **overrides: Any,
+) -> None:
     """Do all stages of DATASET: ingest, graph, train, evaluate. What is up to date is left alone.
 
     After an interruption the same command goes on where it was, within training too.
@@ -119,7 +130,8 @@ def run(dataset: Path, out: Path, where: Where, as_json: bool, **overrides: Any)
       hyperlearn run data/museum --out out/museum --scheduler local
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
-    _make(["ingest", "graph", "train", "evaluate"], dataset, out, where, as_json, overrides)
+    stages = ["ingest", "graph", "train", "evaluate"]
+    _make(stages, dataset, out, where, as_json, overrides, memory_limit=memory_limit)
 
 
 @click.command()
@@ -197,13 +209,16 @@ def _make(
     overrides: dict[str, Any],
     *,
     restart: bool = False,
+    memory_limit: str | None = None,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
     from hyperlearn_dask.config import load_dataset
+    from hyperlearn_dask.training.memory import bytes_of
     from pipeline import display, stages
 
     check_scheduler(where.scheduler, where.workers, where.tls)
+    limit = None if memory_limit is None else bytes_of(memory_limit)
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
@@ -227,6 +242,7 @@ def _make(
             notes.passing,
             notes.line,
             restart,
+            limit,
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

@@ -29,6 +29,12 @@ out_option = click.option(
     help="Folder of the results: hypergraph.zarr, model.zarr, metrics.json.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+memory_option = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Memory for training in this process, such as 2GiB; by default what is left of the machine's. "
+    "Relations that take more than their share of it are read from the store in every sweep.",
+)
 top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
 
 

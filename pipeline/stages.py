@@ -51,7 +51,8 @@ class Job:
 
     ``client`` opens the scheduler when it is first called, None is this process; ``watch``, given the
     number of sweeps, is a context that is told about each; ``tell`` hears how the work proceeds, and
-    ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with.
+    ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with;
+    ``memory_limit``: bytes for training in this process.
     """
 
     dataset: Dataset
@@ -61,6 +62,7 @@ class Job:
     tell: Callable[[str], None]
     note: Callable[[str], None]
     restart: bool = False
+    memory_limit: int | None = None
 
     @property
     def store(self) -> Path:
@@ -169,6 +171,7 @@ def train_stage(job: Job) -> StageReport:
             on_sweep=on_sweep,
             checkpoints=checkpoints,
             tell=job.note,
+            memory_limit=job.memory_limit,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:
