@@ -19,6 +19,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
+from hyperlearn_dask.training.streaming import bytes_of
 from hyperlearn_dask.use import rank as ranking
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ class HyperLearn:
     placement
         On a cluster, any of ``scheme`` ("shards", "owner"), ``shards`` and ``owners``: see
         :class:`hyperlearn_dask.config.PlacementSpec`. It changes no result.
+    memory_limit
+        For training in this process, such as "2GiB"; by default what is left of the machine's. A stored
+        relation that takes more than its share is read from the store in every sweep.
 
     Attributes
     ----------
@@ -91,6 +95,7 @@ class HyperLearn:
         burn_in: int = 20,
         device: Literal["cpu", "cuda"] = "cpu",
         placement: Mapping[str, Any] | None = None,
+        memory_limit: str | None = None,
     ) -> None:
         # ``rank`` is a question to the model as well, so parameters live apart from the methods.
         self._params: dict[str, Any] = {
@@ -112,6 +117,7 @@ class HyperLearn:
             "burn_in": burn_in,
             "device": device,
             "placement": placement,
+            "memory_limit": memory_limit,
         }
         self._model: Model | None = None
 
@@ -152,6 +158,7 @@ class HyperLearn:
         device = self._params["device"]
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
+        limit = self._params["memory_limit"]
         model = fit(
             hypergraph,
             problem,
@@ -161,6 +168,7 @@ class HyperLearn:
             client=client,
             on_sweep=on_sweep,
             placement=placement_from(self._params["placement"] or {}, hypergraph.modalities),
+            memory_limit=None if limit is None else bytes_of(limit),
         )
         ranked = [name for name, term in terms.items() if term.evidence]
         self._model = add_evidence(model, hypergraph, ranked, training)

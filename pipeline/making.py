@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.options import (
+    How,
     Where,
-    checkpoint_option,
     dataset_argument,
     device_option,
+    how_options,
     json_option,
-    log_option,
     out_option,
     pairs,
     scheduler_options,
@@ -67,8 +68,7 @@ def graph(dataset: Path, out: Path, where: Where, device_name: str | None, as_js
     default=True,
     help="Go on from what an interrupted training has left (the default), or begin anew.",
 )
-@log_option
-@checkpoint_option
+@how_options
 @training_options
 @device_option
 @scheduler_options
@@ -77,8 +77,7 @@ def train(
     dataset: Path,
     out: Path,
     resume: bool,
-    log: Path | None,
-    checkpoint_every: float,
+    how: How,
     where: Where,
     device_name: str | None,
     as_json: bool,
@@ -95,18 +94,8 @@ def train(
       hyperlearn train data/museum --out out/museum --rank 32
       hyperlearn train data/museum --out out/museum --scheduler local --workers 2
     """
-    _make(
-        ["train"],
-        dataset,
-        out,
-        where,
-        as_json,
-        overrides,
-        device_name,
-        restart=not resume,
-        log=log,
-        checkpoint_every=checkpoint_every,
-    )
+    how = dataclasses.replace(how, restart=not resume)
+    _make(["train"], dataset, out, where, as_json, overrides, device_name, how)
 
 
 @click.command()
@@ -126,8 +115,7 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 @click.command()
 @dataset_argument
 @out_option
-@log_option
-@checkpoint_option
+@how_options
 @training_options
 @device_option
 @scheduler_options
@@ -135,8 +123,7 @@ def evaluate(dataset: Path, out: Path, as_json: bool) -> None:
 def run(
     dataset: Path,
     out: Path,
-    log: Path | None,
-    checkpoint_every: float,
+    how: How,
     where: Where,
     device_name: str | None,
     as_json: bool,
@@ -154,17 +141,7 @@ def run(
       hyperlearn run data/museum --out out/museum --scheduler tcp://10.0.0.1:8786 --json
     """
     stages = ["ingest", "graph", "train", "evaluate"]
-    _make(
-        stages,
-        dataset,
-        out,
-        where,
-        as_json,
-        overrides,
-        device_name,
-        log=log,
-        checkpoint_every=checkpoint_every,
-    )
+    _make(stages, dataset, out, where, as_json, overrides, device_name, how)
 
 
 @click.command()
@@ -241,24 +218,23 @@ def _make(
     as_json: bool,
     overrides: dict[str, Any],
     device_name: str | None,
-    *,
-    restart: bool = False,
-    log: Path | None = None,
-    checkpoint_every: float = 30.0,
+    how: How | None = None,
 ) -> None:
     """Run stages in a row and show what they made."""
     from hyperlearn_dask.cluster import check_scheduler, open_scheduler
     from hyperlearn_dask.config import load_dataset
     from hyperlearn_dask.monitor.log import JsonLines
+    from hyperlearn_dask.training.checkpoint import EVERY_SECONDS
     from hyperlearn_dask.training.events import record
     from pipeline import display, stages
 
+    how = how or How()
     check_scheduler(where.scheduler, where.workers, where.tls)
     device = where.device(device_name)
     dataset = with_training(load_dataset(dataset_path), overrides)
     notes = display.Notes()
     with stages.output_folder(out), ExitStack() as cluster:
-        lines = None if log is None else cluster.enter_context(JsonLines(log, notes.line))
+        lines = None if how.log is None else cluster.enter_context(JsonLines(how.log, notes.line))
 
         @functools.cache
         def client() -> Client | None:
@@ -278,10 +254,11 @@ def _make(
             notes.training,
             notes.passing,
             notes.line,
-            restart,
+            how.restart,
             device,
             None if lines is None else lambda event: lines(record(event)),
-            checkpoint_every,
+            how.checkpoint_every or EVERY_SECONDS,
+            how.memory_limit,
         )
         reports = [notes.stage(name, job) for name in names]
     display.results(out, reports, as_json=as_json)

@@ -30,12 +30,6 @@ out_option = click.option(
     help="Folder of the results: hypergraph.zarr, model.zarr, metrics.json.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
-log_option = click.option(
-    "--log",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="Append all that happens in training to a file, as one JSON object a line.",
-)
 top_option = click.option("--top", default=10, show_default=True, metavar="N", help="How many answers.")
 
 
@@ -117,14 +111,53 @@ def tls_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return temporary(decorated)
 
 
-checkpoint_option = click.option(
-    "--checkpoint-every",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How often the state of training is written, unless that takes more than 2 % of the time.",
-)
+@dataclass(frozen=True)
+class How:
+    """How training proceeds, which changes nothing of what it learns."""
+
+    log: Path | None = None
+    checkpoint_every: float | None = None  # seconds
+    memory_limit: int | None = None  # bytes
+    restart: bool = False
+
+
+def how_options(command: Command) -> Command:
+    """``--log``, ``--checkpoint-every`` and ``--memory-limit``, as one argument ``how``."""
+    log = click.option(
+        "--log",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Append all that happens in training to a file, as one JSON object a line.",
+    )
+    checkpoints = click.option(
+        "--checkpoint-every",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="How often the state of training is written, unless that takes more than 2 % of the time; "
+        "by default every 30.",
+    )
+    memory = click.option(
+        "--memory-limit",
+        metavar="SIZE",
+        help="Memory for training in this process, such as 2GiB; by default what is left of the machine's. "
+        "Relations that take more than their share of it are read from the store in every sweep.",
+    )
+
+    @functools.wraps(command)
+    def with_how(
+        *args: Any,
+        log: Path | None,
+        checkpoint_every: float | None,
+        memory_limit: str | None,
+        **options: Any,
+    ) -> Any:
+        from hyperlearn_dask.training.streaming import bytes_of
+
+        limit = None if memory_limit is None else bytes_of(memory_limit)
+        return command(*args, how=How(log, checkpoint_every, limit), **options)
+
+    return cast(Command, log(checkpoints(memory(with_how))))
+
 
 _OVERRIDES = {
     "rank": (int, "Columns per entity"),

@@ -59,6 +59,7 @@ class Job:
     ``note`` what is worth a line that stays. ``restart``: an interrupted training is not gone on with;
     ``checkpoint_every``: seconds between the writing of its states. ``device``: what computes, in this
     process or on each worker. ``on_event`` is told of all that happens in training.
+    ``memory_limit``: bytes for training in this process.
     """
 
     dataset: Dataset
@@ -71,6 +72,7 @@ class Job:
     device: Device = "cpu"
     on_event: OnEvent | None = None
     checkpoint_every: float = EVERY_SECONDS
+    memory_limit: int | None = None
 
     @property
     def store(self) -> Path:
@@ -192,6 +194,7 @@ def train_stage(job: Job) -> StageReport:
             on_event=job.on_event,
             placement=dataset.placement,
             on_placement=on_placement,
+            memory_limit=job.memory_limit,
         )
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:

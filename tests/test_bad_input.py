@@ -366,6 +366,7 @@ CALLS: list[tuple[str, Change, tuple[str, ...], tuple[str, ...]]] = [
     ),
     ("file in the way", file_in_the_way, RUN, ("out", "in the way")),
     ("synth over something", nothing, ("synth", "CLUB", "--sizes", "a=20,b=20"), ("club",)),
+    ("no size of memory", nothing, ("train", "CLUB", "--out", "OUT", "--memory-limit", "much"), ("2GiB",)),
     ("synth of one modality", nothing, ("synth", "TMP/new", "--sizes", "a=20"), ("2 or more",)),
 ]
 

@@ -9,9 +9,9 @@ every context that occurs (``context``), or nothing (``unknown``: w0 = 0).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -58,6 +58,10 @@ class Shard(Protocol):
         """The contribution to F(A + alpha D), as :func:`..objective.objective_line` expects it."""
         ...
 
+    def parts(self) -> Iterator[Any]:
+        """The shards it is made of, in order: itself, or those that are read one after the other."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class EntryShard:
@@ -102,6 +106,9 @@ class EntryShard:
         matrices = self._matrices(term, factors, fill=1.0)
         lines = self._matrices(term, directions, fill=0.0)
         return kernels.line(self.tensor, matrices, lines, 1 - term.background)
+
+    def parts(self) -> Iterator[Any]:
+        yield self
 
     def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         """The effective matrices the entries index: of the sort mode only the shard's rows."""
@@ -167,6 +174,9 @@ class ContextShard:
             self.tensor,
             (self._matrices(term, factors, fill=1.0), self._matrices(term, directions, fill=0.0)),
         )
+
+    def parts(self) -> Iterator[Any]:
+        yield self
 
     def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         return tuple(

@@ -273,8 +273,8 @@ def _lazy_relation(path: Path, name: str, group: zarr.Group, test: zarr.Group | 
     )
 
 
-def _tensor_loader(path: Path, unit: str, digest: str) -> Callable[[], SparseTensor]:
-    return lambda: _read_tensor(_unit(path, unit, digest))
+def _tensor_loader(path: Path, unit: str, digest: str) -> Callable[..., SparseTensor]:
+    return lambda start=None, stop=None: _read_tensor(_unit(path, unit, digest), start, stop)
 
 
 def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None = None) -> SparseTensor:

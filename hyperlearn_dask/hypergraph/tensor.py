@@ -95,7 +95,10 @@ class Graph:
 
 
 class Relation:
-    """A relation: its modalities and its tensor, read when first asked for."""
+    """A relation: its modalities and its tensor, read when first asked for.
+
+    ``load`` gives the tensor; that of a stored relation takes the first and last (exclusive) entry.
+    """
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class Relation:
         modalities: tuple[str, ...],
         shape: tuple[int, ...],
         nnz: int,
-        load: Callable[[], SparseTensor],
+        load: Callable[..., SparseTensor],
         load_test: Callable[[], SparseTensor] | None = None,
         mean: float | None = None,
     ) -> None:
@@ -130,6 +133,14 @@ class Relation:
         if self._tensor is None:
             self._tensor = self._load()
         return self._tensor
+
+    def read(self, start: int | None = None, stop: int | None = None) -> SparseTensor:
+        """The training tensor, or its entries from ``start`` to ``stop``, without keeping them here."""
+        if self._tensor is None and start is None:
+            return self._load()
+        if self._tensor is None:
+            return self._load(start, stop)
+        return self._tensor if start is None else self._tensor[start:stop]
 
     @property
     def test(self) -> SparseTensor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from hyperlearn_dask.backend import Array, Device, each_array, to_device, to_hos
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
+from hyperlearn_dask.factorization.streamed import StreamedShard
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.events import Where
@@ -88,9 +89,11 @@ class ShardPlace:
         mode = tensor.sort_mode
         coords = list(tensor.coords)
         shape = list(tensor.shape)
-        coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
+        # What need not change is not copied: the entries are the largest arrays there are.
+        if self.first_row:
+            coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
         shape[mode] = self.rows
-        values = (tensor.values - offset).astype(dtype)
+        values = (tensor.values - offset if offset else tensor.values).astype(dtype, copy=False)
         own = SparseTensor(tuple(coords), values, tuple(shape), sorted_by=mode)
         if not self.holds_contexts:
             return EntryShard(self.relation, own, self.first_row)
@@ -188,9 +191,17 @@ def held(executor: Executor, values: Mapping[str, Any]) -> dict[str, Handle]:
 
 
 class LocalExecutor:
-    """Everything in this process, at once; the kernels use all threads."""
+    """Everything in this process, at once; the kernels use all threads.
 
-    def __init__(self, hypergraph: Hypergraph, setting: Setting) -> None:
+    ``streams``: the relations that are not held but read in every pass, and the shards they are read in.
+    """
+
+    def __init__(
+        self,
+        hypergraph: Hypergraph,
+        setting: Setting,
+        streams: Mapping[str, Sequence[ShardPlace]] | None = None,
+    ) -> None:
         self.places = whole_places(hypergraph, setting)
         self.seconds: dict[str, float] = defaultdict(float)
         self.received: dict[str, int] = {}
@@ -201,17 +212,9 @@ class LocalExecutor:
             m: to_device(laplacian_as(g.laplacian, setting.dtype), setting.device)
             for m, g in hypergraph.graphs.items()
         }
-        self._shards = {
-            place: on_device(
-                place.cut(
-                    hypergraph.relations[place.relation].tensor,
-                    setting.offsets[place.relation],
-                    setting.dtype,
-                ),
-                setting.device,
-            )
-            for place in self.places
-        }
+        self._hypergraph = hypergraph
+        self._setting = setting
+        self._shards = {place: self._shard(place, streams or {}) for place in self.places}
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
         return self._timed(name, step, self._laplacians.get(modality), *args)
@@ -247,6 +250,21 @@ class LocalExecutor:
 
     def close(self) -> None:
         self._shards.clear()
+
+    def _shard(self, place: ShardPlace, streams: Mapping[str, Sequence[ShardPlace]]) -> Shard:
+        """What is held of a place. Contexts without the sort mode run across all shards: they are held."""
+        relation = self._hypergraph.relations[place.relation]
+        if place.relation not in streams or place.target_mode == place.sort_mode:
+            return self._cut(place, relation.read())
+        parts = [replace(part, target_mode=place.target_mode) for part in streams[place.relation]]
+        return StreamedShard(
+            [partial(relation.read, part.start, part.stop) for part in parts],
+            lambda number, entries: self._cut(parts[number], entries),
+        )
+
+    def _cut(self, place: ShardPlace, entries: SparseTensor) -> Shard:
+        shard = place.cut(entries, self._setting.offsets[place.relation], self._setting.dtype)
+        return on_device(shard, self.device)
 
     def _timed(self, name: str, step: Callable[..., Any], *args: Any) -> Any:
         began = time.perf_counter()

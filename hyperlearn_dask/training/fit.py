@@ -24,7 +24,7 @@ from hyperlearn_dask.config import PlacementSpec, RelationSpec, TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
-from hyperlearn_dask.factorization.shards import EntryShard
+from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
@@ -45,6 +45,7 @@ from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
 from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
+from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def fit(
     device: Device = "cpu",
     placement: PlacementSpec | None = None,
     on_placement: Callable[[Placement], None] | None = None,
+    memory_limit: int | None = None,
     apart: bool = False,
 ) -> Model:
     """Train until a sweep brings less than ``training.tolerance`` of F's fall so far, or sweeps run out.
@@ -126,7 +128,7 @@ def fit(
         Where the state is written from time to time, and gone on from if there is one. They stay
         there, to be cleared by the caller once the model is safe.
     tell
-        Hears, in lines, what has become of workers.
+        Hears, in lines, what has become of workers and what is streamed.
     on_event
         Told of all that happens, every sweep among it: see :mod:`~hyperlearn_dask.training.events`.
         The scheduler of a client is told as well, for its page on the dashboard.
@@ -136,6 +138,9 @@ def fit(
         What is wanted of the placement on a client's workers, which changes no result.
     on_placement
         Told who does what there, before training and whenever it has changed.
+    memory_limit
+        Bytes for training in this process, by default what is left of the machine's: relations that
+        take more than their share are read from the store in every pass, see :mod:`.streaming`.
     apart
         The validation has been put aside already: it is the test tuples that its relation has here.
 
@@ -167,6 +172,7 @@ def fit(
             device,
             placement,
             on_placement,
+            memory_limit,
         )
 
 
@@ -183,6 +189,7 @@ def _fit(
     device: Device,
     placement: PlacementSpec | None,
     on_placement: Callable[[Placement], None] | None,
+    memory_limit: int | None,
 ) -> Model:
     """Train on a hypergraph that validation has been put aside of."""
     setting = Setting(
@@ -198,7 +205,8 @@ def _fit(
         if device == "cuda":
             require_room(problem, [here(hypergraph, setting)], training.dtype)
         with memory_in_one_line():
-            executor = LocalExecutor(hypergraph, setting)
+            streamed = streams(hypergraph, training.dtype, memory_limit, tell)
+            executor = LocalExecutor(hypergraph, setting, streamed)
     else:
         from hyperlearn_dask.monitor.post import Post
         from hyperlearn_dask.training.distributed import DaskExecutor
@@ -400,26 +408,32 @@ def _start(problem: Problem, executor: Executor, training: TrainingSpec) -> dict
     }
 
 
-def _sample(shard: EntryShard, place: ShardPlace, total: int) -> SparseTensor:
+def _sample(shard: Shard, place: ShardPlace, total: int) -> list[SparseTensor]:
     """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
     entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
-    own = entries[(entries >= place.start) & (entries < place.stop)] - place.start
-    tensor = shard.tensor[array_module(shard.tensor.values).asarray(own)]
-    coords = [to_host(c) for c in tensor.coords]
-    coords[tensor.sort_mode] = coords[tensor.sort_mode] + place.first_row
-    return SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by)
+    found, start = [], place.start
+    for part in shard.parts():
+        stop = start + part.tensor.nnz
+        own = entries[(entries >= start) & (entries < stop)] - start
+        tensor = part.tensor[array_module(part.tensor.values).asarray(own)]
+        coords = [to_host(c) for c in tensor.coords]
+        coords[tensor.sort_mode] = coords[tensor.sort_mode] + part.first_row
+        found.append(SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by))
+        start = stop
+    return found
 
 
 def _start_step(
     _: Array | None,
     problem: Problem,
-    samples: Mapping[str, list[SparseTensor]],
+    samples: Mapping[str, list[list[SparseTensor]]],
     kind: str,
     seed: int,
     dtype: str,
 ) -> dict[str, np.ndarray]:
     whole = {}
-    for name, parts in samples.items():
+    for name, of_shards in samples.items():
+        parts = [part for of_shard in of_shards for part in of_shard]
         shape = tuple(problem.sizes[m] for m in problem.terms[name].modalities)
         coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
         whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
@@ -449,10 +463,14 @@ def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
     return informed
 
 
-def _seen(shard: EntryShard) -> list[np.ndarray]:
-    rows = [to_host(array_module(c).unique(c)) for c in shard.tensor.coords]
-    rows[shard.tensor.sort_mode] = rows[shard.tensor.sort_mode] + shard.first_row
-    return rows
+def _seen(shard: Shard) -> list[np.ndarray]:
+    """Per mode, the rows that have entries."""
+    found = []
+    for part in shard.parts():
+        rows = [to_host(array_module(c).unique(c)) for c in part.tensor.coords]
+        rows[part.tensor.sort_mode] = rows[part.tensor.sort_mode] + part.first_row
+        found.append(rows)
+    return [np.unique(np.concatenate(of_mode)) for of_mode in zip(*found)]
 
 
 def _linked(laplacian: Array) -> np.ndarray:

@@ -30,7 +30,7 @@ from hyperlearn_dask.factorization.objective import (
     objective_line,
 )
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.factorization.shards import EntryShard, Product, Shard, take_columns
+from hyperlearn_dask.factorization.shards import Product, Shard, take_columns
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
 
@@ -347,8 +347,8 @@ def _line(
     return shard.line(problem, factors, directions)
 
 
-def _squares(shard: EntryShard) -> float:
-    return float((shard.tensor.values.astype(np.float64) ** 2).sum())
+def _squares(shard: Shard) -> float:
+    return sum(float((part.tensor.values.astype(np.float64) ** 2).sum()) for part in shard.parts())
 
 
 def _proposal(

@@ -1,0 +1,76 @@
+"""A relation larger than memory: its shards are read one after the other, in every pass anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.factorization.shards import Product, Shard
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedShard:
+    """Some shards as one; two of them are in memory at a time, one worked on and one being read.
+
+    ``reads`` give the entries of one shard each, in a thread of their own; ``shard_of`` makes the
+    shard with that number of them.
+    """
+
+    reads: Sequence[Callable[[], SparseTensor]]
+    shard_of: Callable[[int, SparseTensor], Shard]
+
+    def parts(self) -> Iterator[Any]:
+        """The shards in order."""
+        with ThreadPoolExecutor(1, "read-ahead") as reader:
+            ahead = reader.submit(self.reads[0])
+            for number in range(len(self.reads)):
+                entries = ahead.result()
+                if number + 1 < len(self.reads):
+                    ahead = reader.submit(self.reads[number + 1])
+                part = self.shard_of(number, entries)
+                del entries
+                yield part
+                del part
+
+    def products(
+        self,
+        problem: Problem,
+        factors: Mapping[str, Array],
+        modalities: Sequence[str],
+        grams: Mapping[str, np.ndarray],
+    ) -> dict[str, Product]:
+        """The sums of what the shards contribute."""
+        total: dict[str, Product] = {}
+        for part in self.parts():
+            for modality, product in part.products(problem, factors, modalities, grams).items():
+                total[modality] = _added(total.get(modality), product, problem.sizes[modality])
+        return total
+
+    def line(
+        self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
+    ) -> np.ndarray:
+        """The sum of what the shards contribute."""
+        lines = [part.line(problem, factors, directions) for part in self.parts()]
+        return np.asarray(np.sum(lines, axis=0))
+
+
+def _added(total: Product | None, more: Product, rows: int) -> Product:
+    """A sum over all rows of a modality; its arrays are ours and added to in place."""
+    if total is None:
+        total = Product(more.term, 0, _zeros(more.right, rows), _zeros(more.gram, rows))
+    for sums, part in ((total.right, more.right), (total.gram, more.gram)):
+        if sums is not None and part is not None:
+            sums[more.first_row : more.first_row + len(part)] += part
+    common = more.common if total.common is None else total.common + more.common
+    return Product(total.term, 0, total.right, total.gram, common)
+
+
+def _zeros(like: Array | None, rows: int) -> Array | None:
+    return None if like is None else array_module(like).zeros((rows, *like.shape[1:]), dtype=like.dtype)

@@ -1,0 +1,99 @@
+"""Relations larger than memory: read shard by shard, and the same model comes out."""
+
+import weakref
+
+import numpy as np
+import pytest
+
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
+from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.streaming import IN_FLIGHT, SHARE, bytes_of, streams
+
+from .made_up import SETTINGS, two_relations, two_relations_problem
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("streaming") / "hypergraph.zarr"
+    save_hypergraph(two_relations(), path)
+    return path
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "sequential"])
+def test_a_streamed_training_is_the_one_in_memory(stored, schedule):
+    said: list[str] = []
+    held, streamed = open_hypergraph(stored), open_hypergraph(stored)
+    problem, training = two_relations_problem(held, sweeps=6, schedule=schedule)
+    expected = fit(held, problem, training)
+    found = fit(streamed, problem, training, memory_limit=3000, tell=said.append)
+    assert len(said) == 2 and all("streaming relation '" in line for line in said)
+    assert all(relation._tensor is None for relation in streamed.relations.values())
+    for m, factor in expected.factors.items():
+        np.testing.assert_allclose(found.factors[m], factor, rtol=1e-7, atol=1e-9)
+        np.testing.assert_array_equal(found.informed[m], expected.informed[m])
+    np.testing.assert_allclose(
+        [row["objective"] for row in found.history], [row["objective"] for row in expected.history]
+    )
+
+
+@pytest.mark.parametrize("target", ["a", "c"])
+def test_contexts_are_streamed_too(stored, target):
+    # "a" is what entries are sorted by: contexts without it run across all shards
+    settings = {**SETTINGS, "made": type(SETTINGS["made"])("context", 1.0, None, 0.0, target, 0.2)}
+    hypergraph = open_hypergraph(stored)
+    _, training = two_relations_problem(hypergraph, sweeps=4)
+    problem = problem_of(hypergraph, settings, training, {})
+    expected, found = (fit(hypergraph, problem, training, memory_limit=limit) for limit in (None, 6000))
+    for m, factor in expected.factors.items():
+        np.testing.assert_allclose(found.factors[m], factor, rtol=1e-6, atol=1e-8)
+
+
+def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
+    hypergraph = open_hypergraph(stored)
+    relation = hypergraph.relations["made"]
+    alive, most = [], 0
+    read = relation.read
+
+    def watched(*span):
+        nonlocal most
+        tensor = read(*span)
+        alive.append(weakref.ref(tensor.coords[1], lambda _: None))
+        most = max(most, sum(ref() is not None for ref in alive))
+        return tensor
+
+    monkeypatch.setattr(relation, "read", watched)
+    parts = streams(hypergraph, "float64", 6000)
+    assert len(parts["made"]) > 5
+    executor = LocalExecutor(hypergraph, Setting("float64", {"made": 0.0, "rated": 0.0}, {}), streams=parts)
+    [place] = [p for p in executor.places if p.relation == "made"]
+    nnz = executor.at_shard("count", place, lambda shard: sum(p.tensor.nnz for p in shard.parts()))
+    assert nnz == relation.nnz and len(alive) == len(parts["made"]) and most <= 2
+
+
+def test_what_fits_is_held_the_small_ones_first(stored):
+    hypergraph = open_hypergraph(stored)
+    bytes_made, bytes_rated = 300 * (3 * 4 + 8), 120 * (2 * 4 + 8)
+    assert streams(hypergraph, "float64", int((bytes_made + bytes_rated) / SHARE) + 1) == {}
+    found = streams(hypergraph, "float64", int(bytes_made / SHARE))
+    assert list(found) == ["made"]
+    places = found["made"]
+    assert all(isinstance(p, ShardPlace) for p in places) and len(places) == IN_FLIGHT
+    assert [p.start for p in places[1:]] == [p.stop for p in places[:-1]]
+    assert streams(two_relations(), "float64", 1) == {}  # in memory already
+
+
+def test_sizes_are_read():
+    assert [bytes_of(text) for text in ("1", "2GiB", "1.5 kb", "3M")] == [1, 2**31, 1500, 3_000_000]
+    for text in ("", "GiB", "-1GB", "2 boxes", "0"):
+        with pytest.raises(InputError, match="no size of memory"):
+            bytes_of(text)
+
+
+def test_the_command_says_what_it_streams(hyperlearn, tmp_path):
+    data, out = tmp_path / "planted", tmp_path / "out"
+    assert hyperlearn("synth", data, "--sizes", "a=60,b=20", "--hyperedges", "900").code == 0
+    command = ("run", data, "--out", out, "--sweeps", "3", "--memory-limit")
+    assert hyperlearn(*command, "much").code == 2
+    assert "streaming relation '" in hyperlearn(*command, "8KiB").err
