@@ -15,6 +15,7 @@ Unseen = Literal["error", "skip"]
 Schedule = Literal["parallel", "sequential"]
 Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
+EncodedFrom = Literal["features", "free"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,21 @@ class GraphSpec:
     metric: Metric = "cosine"
     method: NeighbourMethod = "auto"
     features: tuple[FeatureSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The encoder of a modality: its rows are a learned graph convolution of something.
+
+    ``on``: of its entities' features, or of a free matrix. ``degree``: of the Chebyshev polynomials in its
+    Laplacian; 0 uses no graph. ``decay``: the ridge of the learned weights. ``own``: each entity also has
+    a free row of its own, added to what the features say, which training's ridge draws to 0.
+    """
+
+    on: EncodedFrom = "features"
+    degree: int = 1
+    decay: float = 1.0
+    own: bool = False
 
 
 @dataclass(frozen=True)
