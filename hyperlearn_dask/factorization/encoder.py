@@ -62,6 +62,11 @@ class Encoder:
         return self.code[self._cut :]
 
     @property
+    def conjugable(self) -> bool:
+        """Whether it is the same each time that moves, so that ways can be made conjugate."""
+        return self.spec.on == "features"
+
+    @property
     def moving(self) -> slice:
         """The rows of the code that move."""
         if self.spec.on == "features":
@@ -70,7 +75,7 @@ class Encoder:
 
     def encode(self) -> Array:
         """A~ (n x f)."""
-        base = self._base
+        base = self.base
         encoded = chebyshev_sum(self.laplacian, [base @ theta for theta in self.thetas])
         return encoded + self.rows if self.spec.own else encoded
 
@@ -79,7 +84,7 @@ class Encoder:
         if self._moves_base:
             rows = change[self._cut :]
             return chebyshev_sum(self.laplacian, [rows @ theta for theta in self.thetas])
-        base = self._base
+        base = self.base
         moved = chebyshev_sum(
             self.laplacian, [base @ theta for theta in _cut(change, self._inputs, self.spec.degree)]
         )
@@ -94,7 +99,7 @@ class Encoder:
             for term, theta in zip(terms, self.thetas):
                 found[self._cut :] += term @ theta.T
             return found
-        base = self._base
+        base = self.base
         for j, term in enumerate(terms):
             # dF/dTheta_j = B' T_j(L~) G
             found[j * self._inputs : (j + 1) * self._inputs] = base.T @ term
@@ -109,7 +114,7 @@ class Encoder:
         return ridges
 
     @property
-    def _base(self) -> Any:
+    def base(self) -> Any:
         """B."""
         return self.rows if self.features is None else self.features
 
@@ -136,7 +141,7 @@ class Encoder:
         """d (moving rows, 1): the diagonal of M' M, about."""
         if self._moves_base:
             return np.ones((len(self.rows), 1))
-        squares = np.asarray((self._base * self._base).sum(axis=0)).reshape(-1, 1)
+        squares = np.asarray((self.base * self.base).sum(axis=0)).reshape(-1, 1)
         own = np.ones((len(self.rows) if self.spec.own else 0, 1))
         # On average over the spectrum, T_0^2 is 1 and the other T_j^2 are 1/2.
         return np.concatenate([squares, *[squares / 2] * self.spec.degree, own])
@@ -181,8 +186,7 @@ def descent(
     Returns
     -------
     Delta (as the code), <G, Delta>, <G, before>
-        With G minus the gradient in what moves. On free rows both slopes are given as 0: what moves is
-        another each time, so ways are not to be made conjugate to each other.
+        With G minus the gradient in what moves; both slopes 0 where ways are not made conjugate.
     """
     moving = encoder.moving
     ridges = encoder.ridges(ridge).astype(block.dtype)
@@ -203,7 +207,7 @@ def descent(
         most=MOST_ITERATIONS,
     )
     change = _within(encoder, way)
-    if encoder.spec.on == "free":
+    if not encoder.conjugable:
         return change, 0.0, 0.0
     return change, inner(downhill, change), 0.0 if before is None else inner(downhill, before)
 

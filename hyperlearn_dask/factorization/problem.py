@@ -134,6 +134,11 @@ class Problem:
         """What F's ridge weighs a modality's rows with: an encoder's parameters have it instead of them."""
         return 0.0 if modality in self.encoders else self.ridge
 
+    def uses_graph(self, modality: str) -> bool:
+        """Whether anything of a modality depends on its graph."""
+        convolved = modality in self.encoders and self.encoders[modality].degree > 0
+        return convolved or self.graph_weights.get(modality, 0.0) > 0
+
     def resting_value(self, modality: str) -> np.ndarray:
         """The value (rank,) of a modality's columns that no term couples: 1 where used, 0 elsewhere."""
         used = np.zeros(self.rank, dtype=bool)

@@ -35,9 +35,10 @@ Matrices = Mapping[str, Array]  # one per modality, or none at all
 class State:
     """All that the rest of a training follows from, as values.
 
-    ``factors``, and the last sweep's ``proposals``, ``directions`` and ``slope``, which the next ones
-    are made conjugate to. Among posterior draws: ``draw``, the number of the last one (0 before them),
-    the factors ``drawn`` there, and all draws ``kept`` so far, one below the other.
+    ``factors`` and the ``codes`` of encoders, and the last sweep's ``proposals``, ``directions`` and
+    ``slope``, which the next ones are made conjugate to; of a modality with an encoder both are of its
+    code. Among posterior draws: ``draw``, the number of the last one (0 before them), the factors
+    ``drawn`` there, and all draws ``kept`` so far, one below the other.
     """
 
     history: tuple[SweepReport, ...]
@@ -48,6 +49,7 @@ class State:
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
     kept: Matrices = field(default_factory=dict)
+    codes: Matrices = field(default_factory=dict)
     done: bool = False  # whether the sweeps are; such a state is not written
 
     @property
@@ -56,7 +58,7 @@ class State:
         return f"posterior draw {self.draw}" if self.draw else f"sweep {len(self.history)}"
 
 
-_ROLES = ("factors", "proposals", "directions", "drawn", "kept")
+_ROLES = ("factors", "proposals", "directions", "drawn", "kept", "codes")
 
 
 class Checkpoints:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
-from hyperlearn_dask.config import RelationSpec, TrainingSpec
+from hyperlearn_dask.config import EncoderSpec, RelationSpec, TrainingSpec
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
 from hyperlearn_dask.factorization.shards import EntryShard
@@ -18,11 +19,20 @@ from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
+from hyperlearn_dask.training.encoding import (
+    begin,
+    check_encoders,
+    described,
+    encodings,
+    go_on,
+    held_features,
+)
 from hyperlearn_dask.training.executor import Executor, Handle, LocalExecutor, Setting, ShardPlace, held
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
-from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
+from hyperlearn_dask.training.schedule import Course, Point, point_at, sweeps
+from hyperlearn_dask.training.steps import Proposal
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -38,11 +48,13 @@ def problem_of(
     relations: Mapping[str, RelationSpec | TermSettings],
     training: TrainingSpec,
     graph_weights: Mapping[str, float],
+    encoders: Mapping[str, EncoderSpec] | None = None,
 ) -> Problem:
     """The objective for a hypergraph: an offset of ``"mean"`` becomes the mean of the values.
 
-    ``graph_weights``: mu_m; modalities without a graph are left out.
+    ``graph_weights``: mu_m; modalities without a graph are left out. ``encoders``: by modality.
     """
+    check_encoders(encoders or {}, hypergraph, training.draws)
     terms = {}
     for name, spec in relations.items():
         offset = hypergraph.relations[name].mean if spec.offset == "mean" else float(spec.offset)
@@ -61,6 +73,7 @@ def problem_of(
         training.groups,
         {m: mu for m, mu in graph_weights.items() if m in hypergraph.graphs},
         training.ridge,
+        encoders,
     )
 
 
@@ -100,6 +113,8 @@ def fit(
     Model
         With one row of history per sweep; the state after the last sweep is the best, as F never rises.
     """
+    if problem.encoders and device != "cpu":
+        raise InputError("encoders train on the CPU", key="device")
     setting = Setting(
         training.dtype,
         {name: term.offset for name, term in problem.terms.items()},
@@ -129,18 +144,21 @@ def _train(
     safe: SafePoints,
 ) -> Model:
     state = safe.state
+    features = held_features(problem, executor, hypergraph, training.dtype)
     if state is None or not (state.draw or state.done):
-        state = safe.state = _optimise(problem, training, executor, state, on_sweep, safe)
+        state = safe.state = _optimise(problem, training, executor, features, state, on_sweep, safe)
+    encoded = go_on(held(executor, state.codes), features, len(state.history))
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
         factors=dict(state.factors),
-        informed=_informed(problem, executor),
+        informed=_informed(problem, executor, features),
         targets=dict(targets),
         history=tuple(_row(report) for report in state.history),
         draws=_sample_posterior(problem, training, executor, state, on_sweep, safe)
         if training.draws
         else None,
+        encoders=encodings(problem, executor, encoded),
     )
 
 
@@ -148,6 +166,7 @@ def _optimise(
     problem: Problem,
     training: TrainingSpec,
     executor: Executor,
+    features: Mapping[str, Handle],
     state: State | None,
     on_sweep: OnSweep | None,
     safe: SafePoints,
@@ -156,20 +175,25 @@ def _optimise(
     before: Course | None = None
     history: list[SweepReport] = []
     if state is None:
-        factors = _start(problem, executor, training)
+        factors, encoded = begin(problem, executor, features, _start(problem, executor, training))
     else:
         factors = held(executor, state.factors)
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
-        before = Course(held(executor, proposals), held(executor, state.directions), {}, state.slope)
+        directions = held(executor, state.directions)
+        codes = {m: directions[m] for m in state.codes}
+        before = Course(held(executor, proposals), directions, {}, state.slope, codes)
         history += state.history
+        encoded = go_on(held(executor, state.codes), features, len(history))
     for report, point, course in sweeps(
-        problem, executor, factors, training.schedule, before, done=len(history)
+        problem, executor, factors, training.schedule, before, done=len(history), encoded=encoded
     ):
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
         if report.sweep >= training.sweeps or _converged(history, training.tolerance):
-            return State(tuple(history), executor.gather(point.factors), done=True)
+            return State(
+                tuple(history), executor.gather(point.factors), codes=_codes(executor, point), done=True
+            )
         safe.offer(partial(_state, executor, history, point, course))
         executor.check()
     raise AssertionError("sweeps come without end")
@@ -177,8 +201,15 @@ def _optimise(
 
 def _state(executor: Executor, history: list[SweepReport], point: Point, course: Course) -> State:
     proposals = {m: executor.pick(proposal, "direction") for m, proposal in course.proposals.items()}
-    factors, proposals, directions = executor.gather([point.factors, proposals, course.directions])
-    return State(tuple(history), factors, proposals, directions, course.slope)
+    ways = {m: course.way(m) for m in course.directions}
+    factors, proposals, directions = executor.gather([point.factors, proposals, ways])
+    codes = _codes(executor, point)
+    return State(tuple(history), factors, proposals, directions, course.slope, codes=codes)
+
+
+def _codes(executor: Executor, point: Point) -> dict[str, np.ndarray]:
+    codes: dict[str, np.ndarray] = executor.gather({m: one["code"] for m, one in point.encoded.items()})
+    return codes
 
 
 def _sample_posterior(
@@ -279,20 +310,23 @@ def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
     return to_device(factor, device)
 
 
-def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
-    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
+def _informed(problem: Problem, executor: Executor, features: Mapping[str, Handle]) -> dict[str, np.ndarray]:
+    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour.
+
+    Or with features, where it is encoded from them; and then, without own rows, hyperedges alone say nothing.
+    """
     places = _entry_places(executor)
     seen = [executor.at_shard("seen", place, _seen) for place in places]
     linked = {
-        m: executor.at_modality(f"linked-{m}", m, _linked)
-        for m, mu in problem.graph_weights.items()
-        if mu > 0
+        m: executor.at_modality(f"linked-{m}", m, _linked) for m in problem.sizes if problem.uses_graph(m)
     }
     seen, linked = executor.gather([seen, linked])
     informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}
     for place, rows in zip(places, seen):
         for modality, index in zip(problem.terms[place.relation].modalities, rows):
             informed[modality][index] = True
+    for modality, rows in described(executor, features).items():
+        informed[modality] = informed[modality] & problem.encoders[modality].own | rows
     for modality, rows in linked.items():
         informed[modality] |= rows
     return informed
