@@ -1,6 +1,6 @@
 """What a ``dataset.toml`` says: its dataclasses, and how it is read and checked."""
 
-from hyperlearn_dask.config.load import load_dataset, training_from
+from hyperlearn_dask.config.load import encoder_from, load_dataset, training_from
 from hyperlearn_dask.config.specs import (
     Absent,
     ColumnSpec,
@@ -35,6 +35,7 @@ __all__ = [
     "RelationSpec",
     "TableSpec",
     "TrainingSpec",
+    "encoder_from",
     "load_dataset",
     "training_from",
 ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperlearn_dask.config.encoder import read_encoder
 from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.graph import read_graph
 from hyperlearn_dask.config.lines import key_lines
@@ -16,6 +17,7 @@ from hyperlearn_dask.config.section import Mistakes, Section
 from hyperlearn_dask.config.specs import (
     Dataset,
     Dtype,
+    EncoderSpec,
     ModalitySpec,
     Schedule,
     Start,
@@ -79,6 +81,20 @@ def training_from(settings: Mapping[str, Any]) -> TrainingSpec:
     training = _read_training(Section(dict(settings), ("training",), mistakes))
     mistakes.raise_any()
     return training
+
+
+def encoder_from(modality: str, settings: Mapping[str, Any]) -> EncoderSpec:
+    """Check the settings of a modality's encoder that come from elsewhere.
+
+    Examples
+    --------
+    >>> encoder_from("artwork", {"degree": 2}).degree
+    2
+    """
+    mistakes = Mistakes()
+    spec = read_encoder(Section(dict(settings), ("modalities", modality, "encoder"), mistakes))
+    mistakes.raise_any()
+    return spec
 
 
 def _decode(content: bytes, file: Path) -> str:
