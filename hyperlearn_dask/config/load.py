@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperlearn_dask.config.encoder import read_encoder
+from hyperlearn_dask.config.encoder import read_encoder, read_settings
 from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.graph import read_graph
 from hyperlearn_dask.config.lines import key_lines
@@ -92,7 +92,7 @@ def encoder_from(modality: str, settings: Mapping[str, Any]) -> EncoderSpec:
     2
     """
     mistakes = Mistakes()
-    spec = read_encoder(Section(dict(settings), ("modalities", modality, "encoder"), mistakes))
+    spec = read_settings(Section(dict(settings), ("modalities", modality, "encoder"), mistakes))
     mistakes.raise_any()
     return spec
 
@@ -160,12 +160,14 @@ def _read_modality(
     else:
         ids = section.required("id", f'"{name}"')
         label = section.text("label")
-    graph_section = section.table("graph")
+    graph_section, encoder_section = section.table("graph"), section.table("encoder")
     section.close()
-    graph = None
+    graph = encoder = None
     if graph_section is not None:
         graph = read_graph(name, graph_section, files, table, ids, members)
-    return ModalitySpec(name, table, ids, label, graph)
+    if encoder_section is not None:
+        encoder = read_encoder(name, encoder_section, files, table, ids, members, graph)
+    return ModalitySpec(name, table, ids, label, graph, encoder)
 
 
 def _read_training(section: Section) -> TrainingSpec:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -82,12 +82,14 @@ class EncoderSpec:
     ``on``: of its entities' features, or of a free matrix. ``degree``: of the Chebyshev polynomials in its
     Laplacian; 0 uses no graph. ``decay``: the ridge of the learned weights. ``own``: each entity also has
     a free row of its own, added to what the features say, which training's ridge draws to 0.
+    ``features``: of a data set's entities, to be read; those in memory are a hypergraph's.
     """
 
     on: EncodedFrom = "features"
     degree: int = 1
     decay: float = 1.0
     own: bool = False
+    features: tuple[FeatureSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class ModalitySpec:
     id: str | None = None
     label: str | None = None
     graph: GraphSpec | None = None
+    encoder: EncoderSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,23 @@ class Dataset:
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:
-        """Per modality the relations that its graph is built from, where it is built from some."""
+        """Per modality the relations that its graph or features are built from, where they are from some."""
         built = {
-            name: tuple(f.relation for f in modality.graph.features if f.relation is not None)
+            name: tuple(
+                feature.relation
+                for spec in (modality.graph, modality.encoder)
+                for feature in (spec.features if spec is not None else ())
+                if feature.relation is not None
+            )
             for name, modality in self.modalities.items()
-            if modality.graph is not None
         }
         return {name: relations for name, relations in built.items() if relations}
+
+    @property
+    def encoders(self) -> dict[str, EncoderSpec]:
+        """The encoders as training takes them, by modality: their features are in the hypergraph."""
+        return {
+            name: replace(modality.encoder, features=())
+            for name, modality in self.modalities.items()
+            if modality.encoder is not None
+        }

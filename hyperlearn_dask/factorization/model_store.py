@@ -163,7 +163,10 @@ def _rebuild(described: Mapping[str, Any]) -> Problem:
         terms,
         dict(described["graph_weights"]),
         float(described["ridge"]),
-        {name: EncoderSpec(**spec) for name, spec in described.get("encoders", {}).items()},
+        {
+            name: EncoderSpec(**{**spec, "features": ()})
+            for name, spec in described.get("encoders", {}).items()
+        },
     )
 
 
