@@ -48,7 +48,9 @@ def test_an_encoder_from_settings_to_model(
         ended = hyperlearn("run", encoded, "--out", out, "--json", *options)
         assert ended.code == 0, ended.err
         stages = json.loads(ended.out)["stages"]
-        return {s["stage"]: [u["unit"] for u in s["units"] if u["action"] == "made"] for s in stages if s["done"]}
+        return {
+            s["stage"]: [u["unit"] for u in s["units"] if u["action"] == "made"] for s in stages if s["done"]
+        }
 
     assert made()["graph"] == ["graphs/user", "graphs/movie", "features/user", "features/movie"]
     features = open_hypergraph(out / "hypergraph.zarr").features["movie"]
