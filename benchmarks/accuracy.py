@@ -124,7 +124,7 @@ def our_rows(name: str, title: str, dataset: Dataset, hypergraph: Hypergraph, se
         click.echo(f"{title}, seed {seed}", err=True)
         training = replace(dataset.training, seed=seed)
         begin = time.perf_counter()
-        problem = problem_of(hypergraph, dataset.relations, training, weights)
+        problem = problem_of(hypergraph, dataset.relations, training, weights, dataset.encoders)
         model = fit(hypergraph, problem, training, targets=targets)
         ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
         model = add_evidence(model, hypergraph, ranked, training, dataset.graphs_from)

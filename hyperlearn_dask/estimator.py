@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hyperlearn_dask.config import TrainingSpec, placement_from, training_from
+from hyperlearn_dask.config import TrainingSpec, encoder_from, placement_from, training_from
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
@@ -20,6 +20,7 @@ from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.training.streaming import bytes_of
+from hyperlearn_dask.use import foldin
 from hyperlearn_dask.use import rank as ranking
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class HyperLearn:
         ``evidence`` (true: rank it by local evidence as well). Others keep their defaults.
     graph_weight
         mu, for all modalities that have a graph or by modality.
+    encoders
+        Settings per modality whose rows a learned graph convolution makes, by name: a mapping with any of
+        ``on`` ("features", "free"), ``degree``, ``decay`` and ``own``, see
+        :class:`hyperlearn_dask.config.EncoderSpec`. The features are the hypergraph's.
     ridge, schedule, sweeps, tolerance, validation, held_out, patience, start, seed, dtype, draws, burn_in
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
@@ -81,6 +86,7 @@ class HyperLearn:
         groups: Mapping[str, int] | None = None,
         relations: Mapping[str, Mapping[str, Any]] | None = None,
         graph_weight: float | Mapping[str, float] = 1.0,
+        encoders: Mapping[str, Mapping[str, Any]] | None = None,
         ridge: float = 1e-2,
         schedule: Literal["parallel", "sequential"] = "parallel",
         sweeps: int = 100,
@@ -103,6 +109,7 @@ class HyperLearn:
             "groups": groups,
             "relations": relations,
             "graph_weight": graph_weight,
+            "encoders": encoders,
             "ridge": ridge,
             "schedule": schedule,
             "sweeps": sweeps,
@@ -156,7 +163,8 @@ class HyperLearn:
         training = self._training()
         terms = self._terms(hypergraph)
         device = self._params["device"]
-        problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph))
+        encoders = {m: encoder_from(m, given) for m, given in (self._params["encoders"] or {}).items()}
+        problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph), encoders)
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
         limit = self._params["memory_limit"]
         model = fit(
@@ -216,6 +224,35 @@ class HyperLearn:
     def similar(self, modality: str, entity: str, top: int = 10) -> ranking.Ranking:
         """The entities most like one of the same modality: see :func:`..use.rank.similar`."""
         return ranking.similar(self.model_, modality, entity, top)
+
+    def encode(
+        self, modality: str, features: Any = None, neighbours: Sequence[Mapping[str, float]] | None = None
+    ) -> np.ndarray:
+        """The rows of entities that training has not seen: see :func:`..use.foldin.encode`."""
+        return foldin.encode(self.model_, modality, features, neighbours)
+
+    def fold_in(
+        self,
+        modality: str,
+        entity: str,
+        *,
+        hyperedges: Mapping[str, Sequence[foldin.Hyperedge]] | None = None,
+        features: Any = None,
+        neighbours: Mapping[str, float] | None = None,
+        label: str | None = None,
+    ) -> HyperLearn:
+        """A copy that knows one more entity, without training again: see :func:`..use.foldin.fold_in`."""
+        larger = HyperLearn(**self._params)
+        larger._model = foldin.fold_in(
+            self.model_,
+            modality,
+            entity,
+            hyperedges=hyperedges,
+            features=features,
+            neighbours=neighbours,
+            label=label,
+        )
+        return larger
 
     def _training(self) -> TrainingSpec:
         names = [field.name for field in dataclasses.fields(TrainingSpec)]

@@ -190,14 +190,15 @@ def _counted(
     if dataset is not None:
         dataset = with_training(dataset, {"rank": rank, "dtype": dtype})
         training, relations, placement = dataset.training, dataset.relations, dataset.placement
+        encoders = dataset.encoders
         weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     else:
         usual = TrainingSpec()
         groups = usual.groups if rank is None else {"all": rank}
         training = dataclasses.replace(usual, groups=groups, dtype=dtype or usual.dtype)  # type: ignore[arg-type]
-        relations, placement = {}, PlacementSpec()
+        relations, placement, encoders = {}, PlacementSpec(), {}
         weights = dict.fromkeys(hypergraph.graphs, 1.0)
-    problem = problem_of(hypergraph, relations, training, weights)
+    problem = problem_of(hypergraph, relations, training, weights, encoders)
     counts = counts_of(hypergraph, training.dtype)
     assert hypergraph.path is not None
     return problem, counts, placement, {p: read_indptr(hypergraph.path, p) for p in hypergraph.relations}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperlearn_dask.backend import Device
-from hyperlearn_dask.config import Dataset, TableSpec
+from hyperlearn_dask.config import Dataset, GraphSpec, TableSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import kept_row
 from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
@@ -161,7 +161,7 @@ def train_stage(job: Job) -> StageReport:
         return StageReport("train", True, why, time.perf_counter() - began)
 
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
-    problem = problem_of(hypergraph, dataset.relations, dataset.training, weights)
+    problem = problem_of(hypergraph, dataset.relations, dataset.training, weights, dataset.encoders)
     checkpoints = Checkpoints(job.out / CHECKPOINTS, fingerprint, tell=job.note, every=job.checkpoint_every)
     if job.restart:
         checkpoints.clear()
@@ -304,9 +304,13 @@ def _sources(dataset: Dataset, unit: str) -> str:
         tables = [dataset.modalities[name].table]
         if tables == [None]:
             tables = [relation.table for relation in dataset.relations.values() if name in relation.columns]
-    elif graph := dataset.modalities[name].graph:
-        tables = [graph.edges, *(table for feature in graph.features for table in feature.tables)]
-        tables += [dataset.relations[f.relation].table for f in graph.features if f.relation is not None]
+    else:
+        modality = dataset.modalities[name]
+        spec = modality.graph if kind == "graphs" else modality.encoder
+        if spec is not None:
+            tables = [spec.edges] if isinstance(spec, GraphSpec) else []
+            tables += [table for feature in spec.features for table in feature.tables]
+            tables += [dataset.relations[f.relation].table for f in spec.features if f.relation is not None]
     return ", ".join(dict.fromkeys(table.path.name for table in tables if table is not None))
 
 
@@ -317,16 +321,24 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     weighted = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph and s.graph.weight > 0}
     needed = [f"modalities/{m}" for m in dataset.modalities]
     needed += [f"relations/{p}" for p in dataset.relations]
+    convolved = {m for m, encoder in dataset.encoders.items() if encoder.degree > 0}
     needed += [
-        f"graphs/{m}" for m, s in dataset.modalities.items() if m in weighted or (s.graph and m in voting)
+        f"graphs/{m}"
+        for m, s in dataset.modalities.items()
+        if m in weighted or m in convolved or (s.graph and m in voting)
     ]
+    needed += [f"features/{m}" for m, encoder in dataset.encoders.items() if encoder.on == "features"]
     for unit in needed:
         if unit not in digests:
-            stage = "graph" if unit.startswith("graphs/") else "ingest"
+            stage = "graph" if unit.startswith(("graphs/", "features/")) else "ingest"
             raise InputError(f"'{unit}' is not in {HYPERGRAPH} yet; make it first: hyperlearn {stage}")
         asked[unit] = digests[unit]
     for modality, weight in weighted.items():
         asked[f"modalities.{modality}.graph.weight"] = weight
+    for modality, encoder in dataset.encoders.items():
+        asked[f"modalities.{modality}.encoder"] = {
+            name: value for name, value in dataclasses.asdict(encoder).items() if name != "features"
+        }
     for name, relation in dataset.relations.items():
         for field_ in dataclasses.fields(relation):
             if field_.name not in _NOT_TRAINED_ON:

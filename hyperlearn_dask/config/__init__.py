@@ -1,11 +1,13 @@
 """What a ``dataset.toml`` says: its dataclasses, and how it is read and checked."""
 
-from hyperlearn_dask.config.load import load_dataset, placement_from, training_from
+from hyperlearn_dask.config.load import encoder_from, load_dataset, placement_from, training_from
 from hyperlearn_dask.config.specs import (
     Absent,
     ColumnSpec,
     Dataset,
     Duplicates,
+    EncodedFrom,
+    EncoderSpec,
     FeatureKind,
     FeatureSpec,
     GraphSpec,
@@ -24,6 +26,8 @@ __all__ = [
     "ColumnSpec",
     "Dataset",
     "Duplicates",
+    "EncodedFrom",
+    "EncoderSpec",
     "FeatureKind",
     "FeatureSpec",
     "GraphSpec",
@@ -35,6 +39,7 @@ __all__ = [
     "RelationSpec",
     "TableSpec",
     "TrainingSpec",
+    "encoder_from",
     "load_dataset",
     "placement_from",
     "training_from",

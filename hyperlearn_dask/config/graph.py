@@ -74,7 +74,8 @@ def _from_features(
     features: tuple[FeatureSpec, ...] = ()
     if "features" in section:
         features = tuple(
-            _feature(modality, feature, files, table, ids, members) for feature in section.rows("features")
+            read_feature(modality, feature, files, table, ids, members)
+            for feature in section.rows("features")
         )
         section.refuse("is for graphs read from edges", "source", "target", "edge_weight")
     else:  # which it is to be is open
@@ -89,7 +90,7 @@ def _from_features(
     )
 
 
-def _feature(
+def read_feature(
     modality: str,
     section: Section,
     files: Files,

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from hyperlearn_dask.config.encoder import read_encoder, read_settings
 from hyperlearn_dask.config.files import Files
 from hyperlearn_dask.config.graph import read_graph
 from hyperlearn_dask.config.lines import key_lines
@@ -16,6 +17,7 @@ from hyperlearn_dask.config.section import Mistakes, Section, shown, unknown
 from hyperlearn_dask.config.specs import (
     Dataset,
     Dtype,
+    EncoderSpec,
     ModalitySpec,
     PlacementSpec,
     RelationSpec,
@@ -99,6 +101,20 @@ def placement_from(settings: Mapping[str, Any], modalities: Collection[str]) -> 
     return placement
 
 
+def encoder_from(modality: str, settings: Mapping[str, Any]) -> EncoderSpec:
+    """Check the settings of a modality's encoder that come from elsewhere.
+
+    Examples
+    --------
+    >>> encoder_from("artwork", {"degree": 2}).degree
+    2
+    """
+    mistakes = Mistakes()
+    spec = read_settings(Section(dict(settings), ("modalities", modality, "encoder"), mistakes))
+    mistakes.raise_any()
+    return spec
+
+
 def _decode(content: bytes, file: Path) -> str:
     try:
         return content.decode("utf-8-sig")  # Windows editors begin UTF-8 files with a mark
@@ -168,12 +184,14 @@ def _read_modality(
     else:
         ids = section.required("id", f'"{name}"')
         label = section.text("label")
-    graph_section = section.table("graph")
+    graph_section, encoder_section = section.table("graph"), section.table("encoder")
     section.close()
-    graph = None
+    graph = encoder = None
     if graph_section is not None:
         graph = read_graph(name, graph_section, files, table, ids, members)
-    return ModalitySpec(name, table, ids, label, graph)
+    if encoder_section is not None:
+        encoder = read_encoder(name, encoder_section, files, table, ids, members, graph)
+    return ModalitySpec(name, table, ids, label, graph, encoder)
 
 
 def _read_training(section: Section) -> TrainingSpec:
@@ -221,12 +239,10 @@ def _check_validation(
     if name not in relations:
         section.wrong(unknown(f"no relation '{name}'", name, relations), "validation", at_odds=True)
     for modality, spec in modalities.items():
-        if spec.graph is not None and name in spec.graph.relations:
-            section.wrong(
-                f"the graph of '{modality}' is built from '{name}', so it has seen what would be held out",
-                "validation",
-                at_odds=True,
-            )
+        for what, made in (("graph", spec.graph), ("encoder", spec.encoder)):
+            if made is not None and name in made.relations:
+                seen = f"is built from '{name}', so it has seen what would be held out"
+                section.wrong(f"the {what} of '{modality}' {seen}", "validation", at_odds=True)
 
 
 def _read_groups(section: Section) -> dict[str, int]:

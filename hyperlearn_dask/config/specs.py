@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,7 @@ Schedule = Literal["parallel", "sequential"]
 Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
 Scheme = Literal["shards", "owner"]
+EncodedFrom = Literal["features", "free"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,28 @@ class GraphSpec:
 
 
 @dataclass(frozen=True)
+class EncoderSpec:
+    """The encoder of a modality: its rows are a learned graph convolution of something.
+
+    ``on``: of its entities' features, or of a free matrix. ``degree``: of the Chebyshev polynomials in its
+    Laplacian; 0 uses no graph. ``decay``: the ridge of the learned weights. ``own``: each entity also has
+    a free row of its own, added to what the features say, which training's ridge draws to 0.
+    ``features``: of a data set's entities, to be read; those in memory are a hypergraph's.
+    """
+
+    on: EncodedFrom = "features"
+    degree: int = 1
+    decay: float = 1.0
+    own: bool = False
+    features: tuple[FeatureSpec, ...] = ()
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """The relations among its features."""
+        return tuple(f.relation for f in self.features if f.relation is not None)
+
+
+@dataclass(frozen=True)
 class ModalitySpec:
     """A modality. Without a table its entities are the ids found in the relations (and edges)."""
 
@@ -90,6 +113,7 @@ class ModalitySpec:
     id: str | None = None
     label: str | None = None
     graph: GraphSpec | None = None
+    encoder: EncoderSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +195,22 @@ class Dataset:
 
     @property
     def graphs_from(self) -> dict[str, tuple[str, ...]]:
-        """Per modality the relations that its graph is built from, where it is built from some."""
-        graphs = {name: modality.graph for name, modality in self.modalities.items()}
-        return {name: graph.relations for name, graph in graphs.items() if graph and graph.relations}
+        """Per modality the relations that its graph or features are built from, where they are from some."""
+        built = {
+            name: tuple(
+                relation
+                for spec in (modality.graph, modality.encoder)
+                for relation in (spec.relations if spec is not None else ())
+            )
+            for name, modality in self.modalities.items()
+        }
+        return {name: relations for name, relations in built.items() if relations}
+
+    @property
+    def encoders(self) -> dict[str, EncoderSpec]:
+        """The encoders as training takes them, by modality: their features are in the hypergraph."""
+        return {
+            name: replace(modality.encoder, features=())
+            for name, modality in self.modalities.items()
+            if modality.encoder is not None
+        }

@@ -55,7 +55,7 @@ def assemble(
     place = np.full(problem.rank, -1)
     place[columns] = np.arange(len(columns))
     xp = array_module(*(p.right for p in products))
-    gram = problem.ridge * np.eye(len(columns))
+    gram = problem.ridge_of(modality) * np.eye(len(columns))
     right = xp.zeros((rows, len(columns)), dtype=dtype)
     row_grams = None
     for term in problem.terms_of(modality):
@@ -179,12 +179,16 @@ def descent(
 
 def residual(system: BlockSystem, laplacian: Array | None, mu: float, block: Array) -> Array:
     """c_i - H_i a_i - mu (L A)_i: minus the gradient of F in the modality's free columns (n x f)."""
-    xp = array_module(block)
-    gram = xp.asarray(system.gram, dtype=block.dtype)
-    rest = system.right - (_times(gram, block) if system.by_row else block @ gram)
+    return system.right - curvature(system, laplacian, mu, block)
+
+
+def curvature(system: BlockSystem, laplacian: Array | None, mu: float, block: Array) -> Array:
+    """H_i a_i + mu (L A)_i: F's second derivative along a block of free columns (n x f)."""
+    gram = array_module(block).asarray(system.gram, dtype=block.dtype)
+    product = _times(gram, block) if system.by_row else block @ gram
     if laplacian is not None and mu > 0:
-        rest -= mu * graph_product(laplacian, block)
-    return rest
+        product += mu * graph_product(laplacian, block)
+    return product
 
 
 def _solve_common(

@@ -7,7 +7,7 @@ coefficients (Arya et al. 2019, section 3; Hammond et al. 2011).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -40,6 +40,33 @@ def chebyshev_apply(laplacian: Array, block: Array, coefficients: Array) -> Arra
 def graph_product(laplacian: Array, block: Array) -> Array:
     """L B, (n x f)."""
     return kernels.graph_product(laplacian, block)
+
+
+def chebyshev_terms(laplacian: Array | None, block: Array, degree: int) -> Iterator[Array]:
+    """T_0(L~) B, T_1(L~) B, ..., T_degree(L~) B, each (n x f), by T_{k+1} = 2 L~ T_k - T_{k-1}.
+
+    ``laplacian``: None where the degree is 0.
+    """
+    now, before = block, None
+    yield now
+    for _ in range(degree):
+        shifted = graph_product(laplacian, now) - now
+        now, before = shifted if before is None else 2 * shifted - before, now
+        yield now
+
+
+def chebyshev_sum(laplacian: Array | None, blocks: Sequence[Array]) -> Array:
+    """sum_k T_k(L~) B_k, a block (n x f) of its own for every degree; by Clenshaw's recurrence.
+
+    The transpose of :func:`chebyshev_terms`.
+    """
+    now, before = blocks[-1], None
+    for k in range(len(blocks) - 2, -1, -1):
+        # S_k = B_k + 2 L~ S_{k+1} - S_{k+2}; the sum is B_0 + L~ S_1 - S_2
+        shifted = graph_product(laplacian, now) - now
+        following = blocks[k] + (shifted if k == 0 else 2 * shifted)
+        now, before = following if before is None else following - before, now
+    return now
 
 
 def resolvent_coefficients(weights: np.ndarray, mu: float, tolerance: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.encoding import Encoding
 from hyperlearn_dask.factorization.evidence import FACTORS, Evidence
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
@@ -25,7 +26,8 @@ class Model:
     ``targets``: the modality each relation ranks, where its settings name one. ``history``: one dict
     of numbers per sweep. ``draws``: posterior draws of the factors (draws x entities x rank), where
     training made some: values and scores are then means over them. ``evidence``: the local evidence
-    of a relation for its target, where its settings ask for it.
+    of a relation for its target, where its settings ask for it. ``encoders``: of the modalities whose
+    rows were made by one.
     """
 
     problem: Problem
@@ -36,6 +38,7 @@ class Model:
     history: tuple[Mapping[str, Any], ...] = ()
     draws: dict[str, np.ndarray] | None = None
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
+    encoders: Mapping[str, Encoding] = field(default_factory=dict)
 
     def each_draw(self) -> Iterator[Model]:
         """One model per posterior draw; the model itself where there are none."""

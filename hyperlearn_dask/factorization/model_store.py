@@ -5,7 +5,8 @@ and, where training made some, ``draws`` (the rows of one posterior draw after t
 attributes hold the problem, the targets, the history and what training was asked for (``fingerprint``,
 ``settings``). ``evidence/<p>``, where relation p has local evidence, holds ``popularity``, a group per
 table of shares (its ``keys`` and CSR arrays), one per graph that votes and one for the likeness of
-contexts; its attributes the weights.
+contexts; its attributes the weights. ``encoders/<m>``, where modality m has an encoder, holds ``thetas``
+(one below the other) and ``messages``; what it is like is in the problem.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.encoding import Encoding
 from hyperlearn_dask.factorization.evidence import Evidence
 from hyperlearn_dask.factorization.likeness import Likeness
 from hyperlearn_dask.factorization.model import Model
@@ -70,6 +73,10 @@ def save_model(model: Model, path: str | Path, *, fingerprint: str, settings: Ma
                 write_array(group, "draws", model.draws[name].reshape(-1, model.problem.rank))
         for name, evidence in model.evidence.items():
             _write_evidence(root.create_group(f"evidence/{name}"), evidence)
+        for name, encoding in model.encoders.items():
+            group = root.create_group(f"encoders/{name}")
+            write_array(group, "thetas", encoding.thetas.reshape(-1, encoding.thetas.shape[2]))
+            write_array(group, "messages", encoding.messages)
 
 
 def open_model(path: str | Path) -> Model:
@@ -109,7 +116,11 @@ def open_model(path: str | Path) -> Model:
                 evidence[name] = _read_evidence(child_group(root, f"evidence/{name}"))
             except (KeyError, TypeError, ValueError) as error:
                 raise _damaged(path, f"the local evidence of relation '{name}' is not whole") from error
-    return Model(problem, modalities, factors, informed, targets, history, draws or None, evidence)
+    encoders = {
+        name: _read_encoding(path, child_group(root, f"encoders/{name}"), problem, name)
+        for name in problem.encoders
+    }
+    return Model(problem, modalities, factors, informed, targets, history, draws or None, evidence, encoders)
 
 
 def model_attrs(path: str | Path) -> dict[str, Any]:
@@ -136,6 +147,7 @@ def _describe(problem: Problem) -> dict[str, Any]:
         },
         "graph_weights": problem.graph_weights,
         "ridge": problem.ridge,
+        "encoders": {name: dataclasses.asdict(spec) for name, spec in problem.encoders.items()},
     }
 
 
@@ -146,8 +158,28 @@ def _rebuild(described: Mapping[str, Any]) -> Problem:
         terms[name] = Term(**{**term, **arrays, "modalities": tuple(term["modalities"])})
     groups = {name: int(width) for name, width in described["groups"]}
     return Problem(
-        dict(described["sizes"]), groups, terms, dict(described["graph_weights"]), float(described["ridge"])
+        dict(described["sizes"]),
+        groups,
+        terms,
+        dict(described["graph_weights"]),
+        float(described["ridge"]),
+        {
+            name: EncoderSpec(**{**spec, "features": ()})
+            for name, spec in described.get("encoders", {}).items()
+        },
     )
+
+
+def _read_encoding(path: str | Path, group: zarr.Group, problem: Problem, modality: str) -> Encoding:
+    from hyperlearn_dask.storage import read_array
+
+    spec, width = problem.encoders[modality], len(problem.free_columns(modality))
+    thetas, messages = read_array(group, "thetas"), read_array(group, "messages")
+    if thetas.ndim != 2 or thetas.shape[1] != width or len(thetas) % (spec.degree + 1):
+        raise _damaged(path, f"the encoder of modality '{modality}' does not fit its columns")
+    if messages.ndim != 2 or messages.shape[1] != width or len(messages) > problem.sizes[modality]:
+        raise _damaged(path, f"the encoder of modality '{modality}' does not fit its entities")
+    return Encoding(spec, thetas.reshape(spec.degree + 1, -1, width), messages)
 
 
 def _write_evidence(group: zarr.Group, evidence: Evidence) -> None:

@@ -23,12 +23,14 @@ class Moments:
     """What F needs to know of one modality's factor A and direction D.
 
     ``grams``: the augmented Grams of A'A, A'D + D'A and D'D; ``graph`` and ``ridge``: the
-    coefficients of 1/2 tr(A' mu L A) and 1/2 eps ||A||^2 along the line, both over the free columns.
+    coefficients of 1/2 tr(A' mu L A) and 1/2 eps ||A||^2 along the line, both over the free columns;
+    ``encoder``: those of what its parameters cost, of a modality that is encoded.
     """
 
     grams: tuple[np.ndarray, np.ndarray, np.ndarray]
     graph: np.ndarray
     ridge: np.ndarray
+    encoder: np.ndarray | None = None
 
 
 def moments(
@@ -46,7 +48,7 @@ def moments(
     dd[-1, :] = dd[:, -1] = 0  # a fixed column has direction 0
     ad = cross + cross.T
     # 1/2 eps ||A_free + alpha D_free||^2
-    ridge = problem.ridge / 2 * np.array([float(g[free, free].sum()) for g in (aa, ad, dd)])
+    ridge = problem.ridge_of(modality) / 2 * np.array([float(g[free, free].sum()) for g in (aa, ad, dd)])
     graph = np.zeros(3)
     mu = problem.graph_weights.get(modality, 0.0)
     if laplacian is not None and mu > 0:
@@ -104,6 +106,8 @@ def objective_line(
     for modality, m in by_modality.items():
         if problem.graph_weights.get(modality, 0.0) > 0:
             parts[f"graph {modality}"] = m.graph
+        if m.encoder is not None:
+            parts[f"encoder {modality}"] = m.encoder
     parts["ridge"] = np.sum([m.ridge for m in by_modality.values()], axis=0)
     return parts
 

@@ -5,18 +5,21 @@
 
 Columns come in groups. A term couples, for each group, a subset of its modalities; a modality that is
 not coupled counts as 1 in the product, and a group the term does not use contributes 0.
+
+A modality with an encoder has, for its ridge, what its encoder's parameters cost: see :mod:`.encoder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, beside
+from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.errors import InputError
 
 # What an absent entry of a relation can mean.
@@ -100,6 +103,7 @@ class Problem:
     terms: dict[str, Term]
     graph_weights: dict[str, float]  # mu_m of the modalities that have a graph
     ridge: float
+    encoders: Mapping[str, EncoderSpec] = field(default_factory=dict)  # of the modalities that are encoded
 
     @property
     def rank(self) -> int:
@@ -126,6 +130,15 @@ class Problem:
             free |= term.coupled[term.mode(modality)]
         return np.flatnonzero(free)
 
+    def ridge_of(self, modality: str) -> float:
+        """What F's ridge weighs a modality's rows with: an encoder's parameters have it instead of them."""
+        return 0.0 if modality in self.encoders else self.ridge
+
+    def uses_graph(self, modality: str) -> bool:
+        """Whether anything of a modality depends on its graph."""
+        convolved = modality in self.encoders and self.encoders[modality].degree > 0
+        return convolved or self.graph_weights.get(modality, 0.0) > 0
+
     def resting_value(self, modality: str) -> np.ndarray:
         """The value (rank,) of a modality's columns that no term couples: 1 where used, 0 elsewhere."""
         used = np.zeros(self.rank, dtype=bool)
@@ -141,6 +154,7 @@ def build_problem(
     groups: Mapping[str, int],
     graph_weights: Mapping[str, float],
     ridge: float,
+    encoders: Mapping[str, EncoderSpec] | None = None,
 ) -> Problem:
     """Lay out the columns and the terms.
 
@@ -158,6 +172,8 @@ def build_problem(
         mu_m per modality that has a graph.
     ridge
         eps.
+    encoders
+        Of the modalities whose rows are made by one.
     """
     rank = sum(groups.values())
     bounds = np.cumsum([0, *groups.values()])
@@ -208,7 +224,7 @@ def build_problem(
             0.0 if setting.absent == "unknown" else setting.absent_weight,
             target_mode,
         )
-    return Problem(dict(sizes), dict(groups), terms, dict(graph_weights), ridge)
+    return Problem(dict(sizes), dict(groups), terms, dict(graph_weights), ridge, dict(encoders or {}))
 
 
 def _check(name: str, setting: TermSettings) -> None:

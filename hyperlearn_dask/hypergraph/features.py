@@ -52,6 +52,7 @@ def read_features(
     graph: GraphSpec,
     entities: Entities,
     relation: Callable[[str], tuple[SparseTensor, int]],
+    part: str = "graph",
 ) -> Features:
     """Read the features that a graph is made from.
 
@@ -72,6 +73,8 @@ def read_features(
         The modality, its graph with features, and its entities.
     relation
         A relation's training tensor, and the place of the modality among its modes.
+    part
+        Of the modality's settings, that the features stand in.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def read_features(
                 "says nothing about any entity",
                 file=feature.file or (feature.tables[0].path if feature.tables else None),
                 column=feature.column,
-                key=f"modalities.{modality.name}.graph.features[{number}]",
+                key=f"modalities.{modality.name}.{part}.features[{number}]",
             )
         blocks.append(feature.weight * block.columns)
         missing = len(entities) - int(block.given.sum())

@@ -40,11 +40,12 @@ def from_frames(
     modalities: Mapping[str, Any] | None = None,
     tests: Mapping[str, Frame] | None = None,
     graphs: Mapping[str, Any] | None = None,
+    features: Mapping[str, Any] | None = None,
     duplicates: Duplicates | Mapping[str, Duplicates] = "sum",
     unseen: Unseen | Mapping[str, Unseen] = "error",
-) -> tuple[dict[str, Modality], dict[str, Relation], dict[str, Graph]]:
-    """The modalities, relations and graphs in them: see :meth:`hyperlearn_dask.Hypergraph.from_frames`."""
-    modalities, tests, graphs = modalities or {}, tests or {}, graphs or {}
+) -> tuple[dict[str, Modality], dict[str, Relation], dict[str, Graph], dict[str, sp.csr_array]]:
+    """What is in them, features last: see :meth:`hyperlearn_dask.Hypergraph.from_frames`."""
+    modalities, tests, graphs, features = modalities or {}, tests or {}, graphs or {}, features or {}
     if not relations:
         raise InputError("expected at least one relation, got none", key="relations")
     read = {name: _Relation(name, given) for name, given in relations.items()}
@@ -58,6 +59,8 @@ def from_frames(
     edges = {name: _Edges(name, graph) for name, graph in graphs.items() if not sp.issparse(graph)}
     for name in graphs:
         _require("graphs", "modality", name, names)
+    for name in features:
+        _require("features", "modality", name, names)
     entities = {}
     for name in names:
         if name in given:
@@ -81,9 +84,13 @@ def from_frames(
         if name in edges:
             laplacians[name] = edges[name].graph(vocabularies[name])
         else:
-            order = _as_given(name, modalities, vocabularies[name])
+            order = _as_given("graph", name, modalities, vocabularies[name])
             laplacians[name] = _graph_of_matrix(name, graph, order)
-    return entities, made, laplacians
+    described = {
+        name: _features(name, matrix, _as_given("features", name, modalities, vocabularies[name]))
+        for name, matrix in features.items()
+    }
+    return entities, made, laplacians, described
 
 
 class _Relation:
@@ -176,12 +183,12 @@ def _modality_batches(name: str, given: Any) -> tuple[list[Batch], str, str | No
     return list(_batches({"id": given}, ["id"], source)), "id", None
 
 
-def _as_given(name: str, modalities: Mapping[str, Any], vocabulary: pa.Array) -> np.ndarray:
+def _as_given(what: str, name: str, modalities: Mapping[str, Any], vocabulary: pa.Array) -> np.ndarray:
     """The indices of a modality's entities in the order they were given in, that of a matrix."""
     if name not in modalities:
         raise InputError(
             f"a matrix does not say which ids its rows are; list them in modalities, as '{name}'",
-            key=f"graph of '{name}'",
+            key=f"{what} of '{name}'",
         )
     batches, id_column, _ = _modality_batches(name, modalities[name])
     listed = pa.concat_arrays([cells.ids(batch, id_column).dictionary_decode() for batch in batches])
@@ -198,6 +205,19 @@ def _graph_of_matrix(name: str, matrix: Any, order: np.ndarray) -> Graph:
     entries = sp.coo_array(matrix)
     moved = (entries.data, (order[entries.row], order[entries.col]))
     return laplacian_graph(name, sp.coo_array(moved, shape=(size, size)).tocsr())
+
+
+def _features(name: str, matrix: Any, order: np.ndarray) -> sp.csr_array:
+    """The rows of a matrix, given in some order of the entities, in that of their indices."""
+    if (np.ndim(matrix) != 2 and not sp.issparse(matrix)) or matrix.shape[0] != len(order):
+        came = " x ".join(map(str, np.shape(matrix)))
+        raise InputError(
+            f"expected a matrix with {len(order)} rows, one per id, got {came}", key=f"features of '{name}'"
+        )
+    ordered = sp.csr_array(matrix, dtype=np.float64)[np.argsort(order)]
+    if not np.isfinite(ordered.data).all():
+        raise InputError("expected finite numbers", key=f"features of '{name}'")
+    return ordered
 
 
 def _relation(

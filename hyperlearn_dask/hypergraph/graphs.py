@@ -1,9 +1,13 @@
-"""The intra-modal graphs of a data set: made into its stored hypergraph, or kept where still right."""
+"""The graphs of a data set, and the features of encoders: made into its stored hypergraph, or kept.
+
+An encoder is given the blocks of columns that a Euclidean graph would be, and a constant: what is linear
+in features needs numbers as numbers, and a mean.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hyperlearn_dask.backend import Device
-from hyperlearn_dask.config import Dataset, GraphSpec, ModalitySpec
+from hyperlearn_dask.config import Dataset, EncoderSpec, GraphSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import cells
 from hyperlearn_dask.hypergraph.entities import Entities
@@ -26,6 +30,7 @@ from hyperlearn_dask.hypergraph.store import (
     open_hypergraph,
     stored_order,
     unit_attributes,
+    write_features,
     write_graph,
 )
 from hyperlearn_dask.hypergraph.tables import read_table
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
     import distributed
 
 _RECIPE = 1  # part of every fingerprint: raise it when graphs come out differently
-_COUNTS = ("edges", "components", "isolated")
+_MADE = ("graphs/", "features/")  # units that are made here
 
 
 def build_graphs(
@@ -54,7 +59,7 @@ def build_graphs(
     progress: Progress | None = None,
     device: Device = "cpu",
 ) -> list[UnitReport]:
-    """Make the graphs of a data set in its stored hypergraph.
+    """Make the graphs of a data set, and the features of its encoders, in its stored hypergraph.
 
     A graph stays as it is while its settings (except its weight, which is training's), its files,
     its entities and the relations among its features do; one that the data set no longer has goes.
@@ -76,7 +81,7 @@ def build_graphs(
     Returns
     -------
     list of UnitReport
-        One for each graph, in the order of the data set.
+        One for each graph and then for each encoder's features, in the order of the data set.
 
     Raises
     ------
@@ -87,10 +92,8 @@ def build_graphs(
     stored = unit_attributes(path)
     wanted = _fingerprints(dataset, path, stored)
     kept = [unit for unit in wanted if unit in stored and stored[unit]["fingerprint"] == wanted[unit]]
-    others = [unit for unit in stored if not unit.startswith("graphs/")]
-    reports = {
-        unit: UnitReport(unit, "kept", _counts(*(stored[unit][key] for key in _COUNTS)), 0.0) for unit in kept
-    }
+    others = [unit for unit in stored if not unit.startswith(_MADE)]
+    reports = {unit: UnitReport(unit, "kept", _described(stored[unit]), 0.0) for unit in kept}
     if len(kept) < len(wanted) or len(kept) + len(others) < len(stored):
         hypergraph = open_hypergraph(path)
         with replacing(path) as staging:
@@ -99,9 +102,14 @@ def build_graphs(
                 link_unit(path, staging, unit)
             for unit in [unit for unit in wanted if unit not in kept]:
                 begun = time.perf_counter()
-                modality = dataset.modalities[unit.removeprefix("graphs/")]
-                graph, detail = _make(modality, dataset, hypergraph, client, progress, device)
-                write_graph(root, graph, wanted[unit])
+                kind, _, name = unit.partition("/")
+                modality = dataset.modalities[name]
+                if kind == "graphs":
+                    graph, detail = _make(modality, dataset, hypergraph, client, progress, device)
+                    write_graph(root, graph, wanted[unit])
+                else:
+                    matrix, detail = _encoder_features(modality, hypergraph, progress)
+                    write_features(root, name, matrix, wanted[unit])
                 reports[unit] = UnitReport(unit, "made", detail, time.perf_counter() - begun)
     return [reports[unit] for unit in wanted]
 
@@ -109,34 +117,37 @@ def build_graphs(
 def graphs_up_to_date(dataset: Dataset, path: Path) -> bool:
     """Whether :func:`build_graphs` has nothing to do."""
     stored = unit_attributes(path)
-    fingerprints = {unit: stored[unit]["fingerprint"] for unit in stored if unit.startswith("graphs/")}
+    fingerprints = {unit: stored[unit]["fingerprint"] for unit in stored if unit.startswith(_MADE)}
     return fingerprints == _fingerprints(dataset, path, stored)
 
 
 def _fingerprints(dataset: Dataset, path: Path, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """For each graph that the data set has, a hash of all that it is made from."""
+    """For each graph that the data set has, and each encoder's features, a hash of all it is made from."""
     file_hash = cache(hash_file)
     wanted = {}
+    specs: list[tuple[str, ModalitySpec, GraphSpec | EncoderSpec]] = []
     for modality in dataset.modalities.values():
-        graph = modality.graph
-        if graph is None:
-            continue
+        if modality.graph is not None:
+            specs.append(("graphs", modality, replace(modality.graph, weight=GraphSpec.weight)))
+    for modality in dataset.modalities.values():
+        if modality.encoder is not None and modality.encoder.features:
+            specs.append(("features", modality, EncoderSpec(features=modality.encoder.features)))
+    for kind, modality, spec in specs:
         units = [f"modalities/{modality.name}"]
-        units += [f"relations/{feature.relation}" for feature in graph.features if feature.relation]
+        units += [f"relations/{feature.relation}" for feature in spec.features if feature.relation]
         for unit in units:
             if unit not in stored:
                 raise InputError(f"has no '{unit}'; ingest the data set first", file=path)
-        contents = [file_hash(file) for file in _files(modality, graph)]
-        spec = replace(graph, weight=GraphSpec.weight)
-        wanted[f"graphs/{modality.name}"] = hash_of(
+        contents = [file_hash(file) for file in _files(modality, spec)]
+        wanted[f"{kind}/{modality.name}"] = hash_of(
             [_RECIPE, spec, contents, [stored[unit]["digest"] for unit in units]]
         )
     return wanted
 
 
-def _files(modality: ModalitySpec, graph: GraphSpec) -> list[Path]:
-    files = [graph.edges.path] if graph.edges else []
-    for feature in graph.features:
+def _files(modality: ModalitySpec, spec: GraphSpec | EncoderSpec) -> list[Path]:
+    files = [spec.edges.path] if isinstance(spec, GraphSpec) and spec.edges else []
+    for feature in spec.features:
         files += [table.path for table in feature.tables]
         if feature.file is not None and modality.table is not None:
             files += [feature.file, modality.table.path]  # whose rows those of the file follow
@@ -170,12 +181,7 @@ def _make(
         )
     if progress:
         progress(f"{modality.name}: reading {_count(len(spec.features), 'feature')}")
-
-    def relation(name: str) -> tuple[SparseTensor, int]:
-        found = hypergraph.relations[name]
-        return found.tensor, found.modalities.index(modality.name)
-
-    features = read_features(modality, spec, entities, relation)
+    features = read_features(modality, spec, entities, _unfolding(hypergraph, modality.name))
     reported: list[str] = []
     adjacency = neighbour_graph(
         modality.name,
@@ -191,6 +197,32 @@ def _make(
     )
     origin = f"k = {spec.k} {spec.metric} over {_count(len(spec.features), 'feature block')}"
     return _reported(modality.name, adjacency, origin, [*reported, *features.notes])
+
+
+def _encoder_features(
+    modality: ModalitySpec, hypergraph: Hypergraph, progress: Progress | None
+) -> tuple[sp.csr_array, str]:
+    """The features of an encoder, and what to report of them."""
+    assert modality.encoder is not None
+    spec = GraphSpec(metric="euclidean", features=modality.encoder.features)
+    if progress:
+        progress(f"{modality.name}: reading {_count(len(spec.features), 'feature')}")
+    entities = Entities(hypergraph.modalities[modality.name], closed=modality.table is not None)
+    unfolding = _unfolding(hypergraph, modality.name)
+    found = read_features(modality, spec, entities, unfolding, "encoder")
+    constant = found.informed.astype(np.float64)[:, None]
+    matrix = sp.csr_array(sp.hstack([sp.csr_array(found.matrix), sp.csr_array(constant)], format="csr"))
+    return matrix, "; ".join([_described({"shape": matrix.shape}), *found.notes])
+
+
+def _unfolding(hypergraph: Hypergraph, modality: str) -> Callable[[str], tuple[SparseTensor, int]]:
+    """A relation's training tensor by its name, and the place of the modality among its modes."""
+
+    def relation(name: str) -> tuple[SparseTensor, int]:
+        found = hypergraph.relations[name]
+        return found.tensor, found.modalities.index(modality)
+
+    return relation
 
 
 def read_edges(spec: GraphSpec, entities: Entities) -> tuple[sp.csr_array, int]:
@@ -233,6 +265,13 @@ def _reported(modality: str, adjacency: sp.csr_array, origin: str, notes: Sequen
     graph = laplacian_graph(modality, adjacency)
     counts = _counts(graph.edges, graph.components, graph.isolated)
     return graph, "; ".join([f"{origin}: {counts}", *notes])
+
+
+def _described(unit: Mapping[str, Any]) -> str:
+    """What a stored unit is like, from its attributes."""
+    if "shape" in unit:
+        return f"{_count(unit['shape'][1], 'column')} of features, for {unit['shape'][0]:,} entities"
+    return _counts(unit["edges"], unit["components"], unit["isolated"])
 
 
 def _counts(edges: int, components: int, isolated: int) -> str:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation
 
 if TYPE_CHECKING:
+    import scipy.sparse
+
     from hyperlearn_dask.config.specs import Duplicates, Unseen
 
 
 @dataclass(frozen=True)
 class Hypergraph:
-    """A multimodal hypergraph. ``path`` is its store, None while it lives only in memory."""
+    """A multimodal hypergraph. ``path`` is its store, None while it lives only in memory.
+
+    ``features``: what the entities of some modalities are like, for encoders: CSR (entities x columns).
+    """
 
     modalities: dict[str, Modality]
     relations: dict[str, Relation]
     graphs: Mapping[str, Graph]  # of a store: each is read when first asked for
     path: Path | None = None
+    features: Mapping[str, scipy.sparse.csr_array] = field(default_factory=dict)
 
     @classmethod
     def from_frames(
@@ -30,6 +36,7 @@ class Hypergraph:
         modalities: Mapping[str, Any] | None = None,
         tests: Mapping[str, Any] | None = None,
         graphs: Mapping[str, Any] | None = None,
+        features: Mapping[str, Any] | None = None,
         duplicates: Duplicates | Mapping[str, Duplicates] = "sum",
         unseen: Unseen | Mapping[str, Unseen] = "error",
     ) -> Hypergraph:
@@ -52,6 +59,9 @@ class Hypergraph:
         graphs
             ``{modality: (frame, source, target)}``, ``{modality: (frame, source, target, weight)}``, or a
             SciPy sparse matrix of weights whose rows follow the ids in ``modalities``.
+        features
+            ``{modality: matrix}``: what its entities are like, for an encoder; NumPy or SciPy sparse, the
+            rows follow the ids in ``modalities``.
         duplicates
             What equal hyperedges become: their values' "sum", the "last", or an "error"; by relation
             where rules differ.
@@ -72,13 +82,13 @@ class Hypergraph:
         """
         from hyperlearn_dask.hypergraph.frames import from_frames
 
-        return cls(
-            *from_frames(
-                relations,
-                modalities=modalities,
-                tests=tests,
-                graphs=graphs,
-                duplicates=duplicates,
-                unseen=unseen,
-            )
+        entities, made, laplacians, described = from_frames(
+            relations,
+            modalities=modalities,
+            tests=tests,
+            graphs=graphs,
+            features=features,
+            duplicates=duplicates,
+            unseen=unseen,
         )
+        return cls(entities, made, laplacians, features=described)

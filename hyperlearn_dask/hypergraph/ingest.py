@@ -245,15 +245,13 @@ class _Ingest:
         )
 
     def _graphs(self) -> None:
-        """Take over graphs whose rows still mean the same; their own stage sees to the rest."""
+        """Take over graphs and features whose rows still mean the same; their own stage sees to the rest."""
         for name, spec in self.dataset.modalities.items():
             before = self.stored.units.get(f"modalities/{name}", {})
-            if (
-                spec.graph
-                and f"graphs/{name}" in self.stored.units
-                and before["digest"] == self.digests[name]
-            ):
-                link_unit(self.stored.path, self.staging, f"graphs/{name}")
+            for kind, wanted in (("graphs", spec.graph), ("features", spec.encoder)):
+                unit = f"{kind}/{name}"
+                if wanted and unit in self.stored.units and before["digest"] == self.digests[name]:
+                    link_unit(self.stored.path, self.staging, unit)
 
     def _training_chunks(self, relation: str) -> list[Handle]:
         if relation not in self.training:

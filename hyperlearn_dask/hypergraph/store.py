@@ -10,6 +10,8 @@
 ``graphs/<m>``
     ``data``, ``indices``, ``indptr`` of the Laplacian; attributes ``rows``, ``edges``, ``components``,
     ``isolated``.
+``features/<m>``
+    ``data``, ``indices``, ``indptr`` of what the entities are like; attribute ``shape``.
 
 Every unit also has a ``fingerprint``, a hash of what it was made from, and a ``digest``, a hash of
 what it contains (of a modality: its ids). Units made from others name those digests in their
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
@@ -41,8 +43,13 @@ from hyperlearn_dask.storage import (
     write_array,
 )
 
+if TYPE_CHECKING:
+    import scipy.sparse
+
+Unit = TypeVar("Unit")
+
 FORMAT = "hyperlearn-hypergraph"
-KINDS = ("modalities", "relations", "tests", "graphs")
+KINDS = ("modalities", "relations", "tests", "graphs", "features")
 
 
 def open_hypergraph(path: str | Path) -> Hypergraph:
@@ -61,8 +68,17 @@ def open_hypergraph(path: str | Path) -> Hypergraph:
     relations = {
         name: _lazy_relation(path, name, group, tests.get(name)) for name, group in _units(root, "relations")
     }
-    graphs = {name: _attribute(group, "digest") for name, group in _units(root, "graphs")}
-    return Hypergraph(modalities, relations, _StoredGraphs(path, graphs), path)
+    graphs, features = (
+        {name: _attribute(group, "digest") for name, group in _units(root, kind)}
+        for kind in ("graphs", "features")
+    )
+    return Hypergraph(
+        modalities,
+        relations,
+        _Stored(path, "graphs", graphs, _read_graph),
+        path,
+        _Stored(path, "features", features, lambda group, _: _read_features(group)),
+    )
 
 
 def save_hypergraph(hypergraph: Hypergraph, path: str | Path) -> None:
@@ -90,6 +106,8 @@ def save_hypergraph(hypergraph: Hypergraph, path: str | Path) -> None:
                 write_test(root, name, relation.modalities, relation.test)
         for graph in hypergraph.graphs.values():
             write_graph(root, graph)
+        for name, matrix in hypergraph.features.items():
+            write_features(root, name, matrix)
 
 
 def read_relation(
@@ -212,6 +230,20 @@ def write_graph(root: zarr.Group, graph: Graph, fingerprint: str = "") -> None:
         write_array(group, part, getattr(matrix, part))
 
 
+def write_features(
+    root: zarr.Group, modality: str, matrix: scipy.sparse.csr_array, fingerprint: str = ""
+) -> None:
+    """Write what the entities of a modality are like (entities x columns)."""
+    attributes = {
+        "fingerprint": fingerprint,
+        "digest": hash_of([list(matrix.shape), hash_arrays(matrix.data, matrix.indices, matrix.indptr)]),
+        "shape": list(matrix.shape),
+    }
+    group = root.create_group(f"features/{modality}", attributes=attributes)
+    for part in ("data", "indices", "indptr"):
+        write_array(group, part, getattr(matrix, part))
+
+
 def _describe_tensor(modalities: tuple[str, ...], tensor: SparseTensor, fingerprint: str) -> dict[str, Any]:
     contents = hash_arrays(*tensor.coords, tensor.values.astype(np.float64, copy=False))
     return {
@@ -232,18 +264,22 @@ def _write_tensor(group: zarr.Group, tensor: SparseTensor) -> None:
 # Reading units.
 
 
-class _StoredGraphs(Mapping[str, Graph]):
-    """The graphs of a store, each read when first asked for; ``digests``: what they contain."""
+class _Stored(Mapping[str, Unit]):
+    """The units of a kind, each read when first asked for; ``digests``: what they contain."""
 
-    def __init__(self, path: Path, digests: dict[str, str]) -> None:
+    def __init__(
+        self, path: Path, kind: str, digests: dict[str, str], read: Callable[[zarr.Group, str], Unit]
+    ) -> None:
         self._path = path
+        self._kind = kind
         self._digests = digests
-        self._read: dict[str, Graph] = {}
+        self._reader = read
+        self._read: dict[str, Unit] = {}
 
-    def __getitem__(self, modality: str) -> Graph:
+    def __getitem__(self, modality: str) -> Unit:
         if modality not in self._read:
-            group = _unit(self._path, f"graphs/{modality}", self._digests[modality])
-            self._read[modality] = _read_graph(group, modality)
+            group = _unit(self._path, f"{self._kind}/{modality}", self._digests[modality])
+            self._read[modality] = self._reader(group, modality)
         return self._read[modality]
 
     def __iter__(self) -> Iterator[str]:
@@ -287,15 +323,24 @@ def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None =
     return SparseTensor(coords, values, shape)
 
 
-def _read_graph(group: zarr.Group, modality: str) -> Graph:
+def _read_features(group: zarr.Group) -> scipy.sparse.csr_array:
+    rows, columns = _attribute(group, "shape")
+    return _read_csr(group, (rows, columns))
+
+
+def _read_csr(group: zarr.Group, shape: tuple[int, int]) -> scipy.sparse.csr_array:
     import scipy.sparse
 
-    rows = _attribute(group, "rows")
     parts = tuple(read_array(group, part) for part in ("data", "indices", "indptr"))
     try:
-        laplacian = scipy.sparse.csr_array(parts, shape=(rows, rows))
+        return scipy.sparse.csr_array(parts, shape=shape)
     except ValueError as error:
         raise _damaged(group, "is no sparse matrix") from error
+
+
+def _read_graph(group: zarr.Group, modality: str) -> Graph:
+    rows = _attribute(group, "rows")
+    laplacian = _read_csr(group, (rows, rows))
     counts = (_attribute(group, key) for key in ("edges", "components", "isolated"))
     return Graph(modality, laplacian, *counts)
 
@@ -309,6 +354,8 @@ def _unit(path: str | Path, unit: str, digest: str | None = None) -> zarr.Group:
 
 
 def _units(root: zarr.Group, kind: str) -> list[tuple[str, zarr.Group]]:
+    if kind == "features" and kind not in root:
+        return []  # a store from before there were any
     parent = child_group(root, kind)
     order = unit_order(root)
     place = {unit: position for position, unit in enumerate(order)}

@@ -36,17 +36,20 @@ Matrices = Mapping[str, Array]  # one per modality, or none at all
 class State:
     """All that the rest of a training follows from, as values.
 
-    ``factors``, and the last sweep's ``proposals``, ``directions`` and ``slope``, which the next ones
-    are made conjugate to; the ``best`` factors by validation, where they are not the last ones. Among
-    posterior draws: ``draw``, the number of the last one (0 before them), the factors ``drawn`` there,
-    and all draws ``kept`` so far, one below the other.
+    ``factors`` and the ``codes`` of encoders, and the last sweep's ``proposals``, ``directions`` and
+    ``slope``, which the next ones are made conjugate to; of a modality with an encoder both are of its
+    code. The ``best`` factors by validation and their ``best_codes``, where they are not the last ones.
+    Among posterior draws: ``draw``, the number of the last one (0 before them), the factors ``drawn``
+    there, and all draws ``kept`` so far, one below the other.
     """
 
     history: tuple[SweepReport, ...]
     factors: Matrices
+    codes: Matrices = field(default_factory=dict)
     proposals: Matrices = field(default_factory=dict)
     directions: Matrices = field(default_factory=dict)
     best: Matrices = field(default_factory=dict)
+    best_codes: Matrices = field(default_factory=dict)
     slope: float = 0.0
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
@@ -59,7 +62,7 @@ class State:
         return f"posterior draw {self.draw}" if self.draw else f"sweep {len(self.history)}"
 
 
-_ROLES = ("factors", "proposals", "directions", "best", "drawn", "kept")
+_ROLES = ("factors", "codes", "proposals", "directions", "best", "best_codes", "drawn", "kept")
 
 
 class Checkpoints:

@@ -8,7 +8,7 @@ weights, not negative, maximise the likelihood of the held-out targets t in thei
 
 over all targets but the others known for c. The final terms have every training hyperedge. A graph that
 was built from such a relation (a feature of ``kind = "relation"``) has seen what is held out: it has no
-part in the second training, and no votes for that relation.
+part in the second training, and no votes for that relation. The same is true of an encoder's features.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ def add_evidence(
         path=None,
     )
     unseeing = {m: mu for m, mu in model.problem.graph_weights.items() if m not in seen}
+    plain = {m: encoder for m, encoder in model.problem.encoders.items() if m not in seen}
     shorter = replace(training, sweeps=min(SWEEPS, training.sweeps), draws=0, validation=None)
-    second = fit(rest, replace(model.problem, graph_weights=unseeing), shorter)
+    second = fit(rest, replace(model.problem, graph_weights=unseeing, encoders=plain), shorter)
     evidence = {}
     for name in names:
         target = model.targets[name]

@@ -20,7 +20,7 @@ from hyperlearn_dask.backend import (
     to_device,
     to_host,
 )
-from hyperlearn_dask.config import PlacementSpec, RelationSpec, TrainingSpec
+from hyperlearn_dask.config import EncoderSpec, PlacementSpec, RelationSpec, TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
@@ -30,6 +30,14 @@ from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
+from hyperlearn_dask.training.encoding import (
+    begin,
+    check_encoders,
+    described,
+    encodings,
+    go_on,
+    held_features,
+)
 from hyperlearn_dask.training.events import Event, Finished, OnEvent, Started, Stopped, record
 from hyperlearn_dask.training.executor import (
     Executor,
@@ -44,7 +52,8 @@ from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
-from hyperlearn_dask.training.schedule import Course, Point, Proposal, point_at, sweeps
+from hyperlearn_dask.training.schedule import Course, Point, point_at, sweeps
+from hyperlearn_dask.training.steps import Proposal
 from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
 
@@ -64,11 +73,13 @@ def problem_of(
     relations: Mapping[str, RelationSpec | TermSettings],
     training: TrainingSpec,
     graph_weights: Mapping[str, float],
+    encoders: Mapping[str, EncoderSpec] | None = None,
 ) -> Problem:
     """The objective for a hypergraph: an offset of ``"mean"`` becomes the mean of the values.
 
-    ``graph_weights``: mu_m; modalities without a graph are left out.
+    ``graph_weights``: mu_m; modalities without a graph are left out. ``encoders``: by modality.
     """
+    check_encoders(encoders or {}, hypergraph, training.draws)
     terms = {}
     for name, spec in relations.items():
         offset = hypergraph.relations[name].mean if spec.offset == "mean" else float(spec.offset)
@@ -87,6 +98,7 @@ def problem_of(
         training.groups,
         {m: mu for m, mu in graph_weights.items() if m in hypergraph.graphs},
         training.ridge,
+        encoders,
     )
 
 
@@ -150,6 +162,8 @@ def fit(
         With one row of history per sweep. Without validation the state after the last sweep is the
         best, as F never rises; with it ``Model.kept`` is the row of the best.
     """
+    if problem.encoders and device != "cpu":
+        raise InputError("encoders train on the CPU", key="device")
     with contextlib.ExitStack() as stack:
         if training.validation is not None and not apart:
             name, known = training.validation, hypergraph.relations
@@ -272,12 +286,15 @@ def _train(
     on_sweep: OnSweep | None,
     safe: SafePoints,
 ) -> Model:
-    state, informed = safe.state, _informed(problem, executor)
+    state = safe.state
+    features = held_features(problem, executor, hypergraph, training.dtype)
+    informed = _informed(problem, executor, features)
     if state is None or not (state.draw or state.done):
         judge = None
         if (name := training.validation) is not None:
             judge = Judge(executor, problem, hypergraph, name, targets.get(name), informed)
-        state = safe.state = _optimise(problem, training, executor, state, on_sweep, safe, judge)
+        state = safe.state = _optimise(problem, training, executor, features, state, on_sweep, safe, judge)
+    encoded = go_on(held(executor, state.codes), features, len(state.history))
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
@@ -288,6 +305,7 @@ def _train(
         draws=_sample_posterior(problem, training, executor, state, on_sweep, safe)
         if training.draws
         else None,
+        encoders=encodings(problem, executor, encoded),
     )
 
 
@@ -295,6 +313,7 @@ def _optimise(
     problem: Problem,
     training: TrainingSpec,
     executor: Executor,
+    features: Mapping[str, Handle],
     state: State | None,
     on_sweep: OnSweep | None,
     safe: SafePoints,
@@ -304,39 +323,53 @@ def _optimise(
     before: Course | None = None
     history: list[SweepReport] = []
     if state is None:
-        factors = best = _start(problem, executor, training)
+        factors, encoded = begin(problem, executor, features, _start(problem, executor, training))
+        best = Point(factors, {}, encoded)
     else:
         factors = held(executor, state.factors)
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
-        before = Course(held(executor, proposals), held(executor, state.directions), {}, state.slope)
-        best = held(executor, state.best) if state.best else factors
+        directions = held(executor, state.directions)
+        codes = {m: directions[m] for m in state.codes}
+        before = Course(held(executor, proposals), directions, {}, state.slope, codes)
         history += state.history
+        encoded = go_on(held(executor, state.codes), features, len(history))
+        best = Point(factors, {}, encoded)
+        if state.best:
+            its_codes = held(executor, state.best_codes)
+            best = Point(held(executor, state.best), {}, go_on(its_codes, features, len(history)))
     for report, point, course in sweeps(
-        problem, executor, factors, training.schedule, before, done=len(history)
+        problem, executor, factors, training.schedule, before, done=len(history), encoded=encoded
     ):
         if judge is not None:
             report = judge.judged(report, point.factors, history)
         if judge is None or report.best:
-            best = point.factors
+            best = point
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
         if report.sweep >= training.sweeps or _has_converged(history, training, judge is not None):
-            return State(tuple(history), executor.gather(best), done=True)
+            return State(tuple(history), *_values(executor, best), done=True)
         safe.offer(partial(_state, executor, history, point, course, best))
         executor.check()
     raise AssertionError("sweeps come without end")
 
 
 def _state(
-    executor: Executor, history: list[SweepReport], point: Point, course: Course, best: dict[str, Handle]
+    executor: Executor, history: list[SweepReport], point: Point, course: Course, best: Point
 ) -> State:
-    other = {} if best is point.factors else best
     proposals = {m: executor.pick(proposal, "direction") for m, proposal in course.proposals.items()}
-    factors, proposals, directions, other = executor.gather(
-        [point.factors, proposals, course.directions, other]
-    )
-    return State(tuple(history), factors, proposals, directions, other, course.slope)
+    ways = {m: course.way(m) for m in course.directions}
+    proposals, ways = executor.gather([proposals, ways])
+    factors, codes = _values(executor, point)
+    other, other_codes = ({}, {}) if best is point else _values(executor, best)
+    return State(tuple(history), factors, codes, proposals, ways, other, other_codes, course.slope)
+
+
+def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The factors of a point and the codes of its encoders, as values."""
+    codes = {m: one["code"] for m, one in point.encoded.items()}
+    factors, codes = executor.gather([point.factors, codes])
+    return factors, codes
 
 
 def _sample_posterior(
@@ -444,20 +477,23 @@ def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
     return to_device(factor, device)
 
 
-def _informed(problem: Problem, executor: Executor) -> dict[str, np.ndarray]:
-    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour."""
+def _informed(problem: Problem, executor: Executor, features: Mapping[str, Handle]) -> dict[str, np.ndarray]:
+    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour.
+
+    Or with features, where it is encoded from them; and then, without own rows, hyperedges alone say nothing.
+    """
     places = entry_places(executor)
     seen = [executor.at_shard("seen", place, _seen) for place in places]
     linked = {
-        m: executor.at_modality(f"linked-{m}", m, _linked)
-        for m, mu in problem.graph_weights.items()
-        if mu > 0
+        m: executor.at_modality(f"linked-{m}", m, _linked) for m in problem.sizes if problem.uses_graph(m)
     }
     seen, linked = executor.gather([seen, linked])
     informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}
     for place, rows in zip(places, seen):
         for modality, index in zip(problem.terms[place.relation].modalities, rows):
             informed[modality][index] = True
+    for modality, rows in described(executor, features).items():
+        informed[modality] = informed[modality] & problem.encoders[modality].own | rows
     for modality, rows in linked.items():
         informed[modality] |= rows
     return informed

@@ -18,13 +18,13 @@ from hyperlearn_dask.training.executor import Executor
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.schedule import (
     Point,
-    Way,
     all_products,
     along,
     neighbour_grams,
     point_at,
     sum_of_squares,
 )
+from hyperlearn_dask.training.steps import Way
 
 
 def draws(

@@ -7,6 +7,8 @@ minimiser alpha of F along D, so F never rises:
   gradient preconditioned by the blocks, so successive directions are made conjugate (Polak and
   Ribiere), which reaches the same F in a third of the sweeps;
 - ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
+
+A modality with an encoder moves its encoder's parameters, and its rows with them.
 """
 
 from __future__ import annotations
@@ -14,67 +16,59 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, array_module, beside
-from hyperlearn_dask.factorization.blocks import assemble, descent
-from hyperlearn_dask.factorization.grams import augmented_gram, moved
 from hyperlearn_dask.factorization.objective import (
     Moments,
     at_step,
     best_step,
     gram_along,
-    moments,
     objective_line,
 )
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.factorization.shards import Product, Shard, take_columns
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
-
-# Relative residual to which blocks are solved for a direction.
-WAY_TOLERANCE = 1e-3
+from hyperlearn_dask.training.steps import (
+    gram_of,
+    line_of_shard,
+    products_of_shard,
+    proposal_of,
+    squares_of_shard,
+    way_along,
+)
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where training stands: handles of every factor, and its augmented Gram or a handle of it."""
+    """Where training stands: handles of every factor, and its augmented Gram or a handle of it.
+
+    ``encoded``: the ``code``, ``features`` and ``turn`` of every modality's :class:`Encoder`, if it has one.
+    """
 
     factors: dict[str, Handle]
     grams: dict[str, Handle]
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A block's way to its solution, and what F's slope there is.
-
-    ``slope``: <-gradient, direction>; ``previous_slope``: the same along the sweep before's
-    proposal, 0 where there is none.
-    """
-
-    direction: Array
-    slope: float
-    previous_slope: float
-
-
-@dataclass(frozen=True)
-class Way:
-    """A modality's direction, and what F needs to know along it."""
-
-    direction: Array
-    moments: Moments
+    encoded: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Course:
-    """Where a sweep goes: handles of its proposals, directions and their moments, and its slope."""
+    """Where a sweep goes: handles of its proposals, directions and their moments, and its slope.
+
+    ``codes``: the directions of the encoders' codes.
+    """
 
     proposals: dict[str, Handle]
     directions: dict[str, Handle]
     moments: dict[str, Handle]
     slope: float
+    codes: dict[str, Handle] = field(default_factory=dict)
+
+    def way(self, modality: str) -> Handle:
+        """The direction of what a modality moves by itself: its encoder's code, or its rows."""
+        return self.codes[modality] if modality in self.codes else self.directions[modality]
 
 
 def sweeps(
@@ -84,15 +78,16 @@ def sweeps(
     schedule: str,
     course: Course | None = None,
     done: int = 0,
+    encoded: dict[str, dict[str, Any]] | None = None,
 ) -> Iterator[tuple[SweepReport, Point, Course]]:
     """Sweep after sweep, without end: the caller decides when to stop.
 
     ``factors``: handles of the start values per modality, or of where ``done`` sweeps, the last one
-    by ``course``, have led.
+    by ``course``, have led; ``encoded``: see :class:`Point`.
     """
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
     squares = sum_of_squares(problem, executor)
-    point = point_at(executor, factors)
+    point = replace(point_at(executor, factors), encoded=encoded or {})
     for number in itertools.count(done + 1):
         began = time.perf_counter()
         executor.seconds.clear()
@@ -100,7 +95,7 @@ def sweeps(
         course = propose(problem, executor, point, course)
         parts, moments = along(problem, executor, point, course.directions, course.moments, squares)
         alpha = best_step(parts)
-        point = _advance(executor, point, course.directions, moments, alpha)
+        point = _advance(executor, point, course, moments, alpha)
         values = at_step(parts, alpha)
         yield (
             SweepReport(
@@ -134,27 +129,23 @@ def propose_parallel(
     # beta = max(0, <g, P - P_before> / <g_before, P_before>)
     beta = 0.0 if course is None or course.slope <= 0 else max(0.0, (slope - previous_slope) / course.slope)
     ways = {
-        m: executor.at_modality(
-            f"direction-{m}",
-            m,
-            _conjugate,
-            problem,
-            m,
-            point.factors[m],
-            executor.pick(p, "direction"),
-            beta,
-            None if course is None else course.directions[m],
-        )
+        m: _way(problem, executor, point, m, p, beta, None if course is None else course.way(m))
         for m, p in proposals.items()
     }
-    return _course(executor, proposals, ways, slope)
+    return _course(executor, problem, proposals, ways, slope)
 
 
 def _course(
-    executor: Executor, proposals: dict[str, Handle], ways: dict[str, Handle], slope: float
+    executor: Executor,
+    problem: Problem,
+    proposals: dict[str, Handle],
+    ways: dict[str, Handle],
+    slope: float,
 ) -> Course:
-    directions = {m: executor.pick(way, "direction") for m, way in ways.items()}
-    return Course(proposals, directions, {m: executor.pick(way, "moments") for m, way in ways.items()}, slope)
+    directions, moments, codes = (
+        {m: executor.pick(way, part) for m, way in ways.items()} for part in ("direction", "moments", "code")
+    )
+    return Course(proposals, directions, moments, slope, {m: codes[m] for m in problem.encoders})
 
 
 def propose_sequential(
@@ -165,13 +156,12 @@ def propose_sequential(
     for modality in point.factors:
         factor = point.factors[modality]
         products = all_products(problem, executor, point, modality)
-        proposal = executor.pick(_solve(problem, executor, point, modality, products, None), "direction")
-        ways[modality] = executor.at_modality(
-            f"direction-{modality}", modality, _conjugate, problem, modality, factor, proposal, 0.0, None
-        )
+        proposal = _solve(problem, executor, point, modality, products, None)
+        ways[modality] = _way(problem, executor, point, modality, proposal, 0.0, None)
         moved = executor.moved(modality, factor, executor.pick(ways[modality], "direction"), 1.0)
-        point = point_at(executor, {**point.factors, modality: moved}, keep=point.grams, new=modality)
-    return _course(executor, {}, ways, 0.0)
+        there = point_at(executor, {**point.factors, modality: moved}, keep=point.grams, new=modality)
+        point = replace(there, encoded=point.encoded)
+    return _course(executor, problem, {}, ways, 0.0)
 
 
 def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
@@ -237,7 +227,7 @@ def _products_at(
     grams = (
         {members[place.target_mode]: point.grams[members[place.target_mode]]} if place.holds_contexts else {}
     )
-    return executor.at_shard(name, place, _products, problem, factors, modalities, grams)
+    return executor.at_shard(name, place, products_of_shard, problem, factors, modalities, grams)
 
 
 def _rows_at(
@@ -259,7 +249,39 @@ def _solve(
     grams = neighbour_grams(problem, point, modality)
     factor = point.factors[modality]
     return executor.at_modality(
-        f"solve-{modality}", modality, _proposal, problem, modality, factor, products, grams, before
+        f"solve-{modality}",
+        modality,
+        proposal_of,
+        problem,
+        modality,
+        factor,
+        products,
+        grams,
+        before,
+        point.encoded.get(modality),
+    )
+
+
+def _way(
+    problem: Problem,
+    executor: Executor,
+    point: Point,
+    modality: str,
+    proposal: Handle,
+    beta: float,
+    before: Handle | None,
+) -> Handle:
+    return executor.at_modality(
+        f"direction-{modality}",
+        modality,
+        way_along,
+        problem,
+        modality,
+        point.factors[modality],
+        executor.pick(proposal, "direction"),
+        beta,
+        before,
+        point.encoded.get(modality),
     )
 
 
@@ -286,7 +308,7 @@ def along(
         factors = _rows_at(problem, executor, place, point.factors)
         ways = _rows_at(problem, executor, place, directions)
         (backgrounds if place.holds_contexts else lines)[place.relation].append(
-            executor.at_shard(f"line-{place.name}", place, _line, problem, factors, ways)
+            executor.at_shard(f"line-{place.name}", place, line_of_shard, problem, factors, ways)
         )
     by_modality, lines, backgrounds = executor.gather([dict(moments), lines, backgrounds])
     return objective_line(problem, lines, backgrounds, squares, by_modality), by_modality
@@ -295,14 +317,22 @@ def along(
 def _advance(
     executor: Executor,
     point: Point,
-    directions: Mapping[str, Handle],
+    course: Course,
     moments: Mapping[str, Moments],
     alpha: float,
 ) -> Point:
     """The point a step further; its Grams follow from the moments."""
     return Point(
-        {m: executor.moved(m, factor, directions[m], alpha) for m, factor in point.factors.items()},
+        {m: executor.moved(m, factor, course.directions[m], alpha) for m, factor in point.factors.items()},
         {m: gram_along(moments[m], alpha) for m in point.factors},
+        {
+            m: {
+                **encoded,
+                "code": executor.moved(m, encoded["code"], course.codes[m], alpha),
+                "turn": encoded["turn"] + 1,
+            }
+            for m, encoded in point.encoded.items()
+        },
     )
 
 
@@ -315,84 +345,14 @@ def point_at(
     """A point with its Grams: all of them made, or only of the ``new`` factor and the others kept."""
     grams = dict(keep or {})
     for m in factors if new is None else [new]:
-        grams[m] = executor.at_modality(f"gram-{m}", m, _gram, factors[m])
+        grams[m] = executor.at_modality(f"gram-{m}", m, gram_of, factors[m])
     return Point(factors, grams)
 
 
 def sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
     places = entry_places(executor)
-    values = executor.gather([executor.at_shard("squares", place, _squares) for place in places])
+    values = executor.gather([executor.at_shard("squares", place, squares_of_shard) for place in places])
     total = dict.fromkeys(problem.terms, 0.0)
     for place, value in zip(places, values):
         total[place.relation] += value
     return total
-
-
-# The steps: module-level functions of a place's data (a shard or a Laplacian) and of values.
-
-
-def _products(
-    shard: Shard,
-    problem: Problem,
-    factors: Mapping[str, Array],
-    modalities: tuple[str, ...],
-    grams: Mapping[str, np.ndarray],
-) -> dict[str, Product]:
-    return shard.products(problem, factors, modalities, grams)
-
-
-def _line(
-    shard: Shard, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
-) -> np.ndarray:
-    return shard.line(problem, factors, directions)
-
-
-def _squares(shard: Shard) -> float:
-    return sum(float((part.tensor.values.astype(np.float64) ** 2).sum()) for part in shard.parts())
-
-
-def _proposal(
-    laplacian: Array | None,
-    problem: Problem,
-    modality: str,
-    factor: Array,
-    products: list[Product],
-    grams: Mapping[str, np.ndarray],
-    before: Proposal | None,
-) -> Proposal:
-    system = assemble(problem, modality, len(factor), products, grams, factor.dtype)
-    mu = problem.graph_weights.get(modality, 0.0)
-    free = beside(problem.free_columns(modality), factor)
-    # The step along the way is exact, so the way itself need not be.
-    way, slope, previous_slope = descent(
-        system,
-        laplacian,
-        mu,
-        take_columns(factor, free),
-        None if before is None else take_columns(before.direction, free),
-        WAY_TOLERANCE,
-    )
-    if len(free) == factor.shape[1]:
-        return Proposal(way, slope, previous_slope)
-    direction = array_module(factor).zeros_like(factor)
-    direction[:, free] = way
-    return Proposal(direction, slope, previous_slope)
-
-
-def _conjugate(
-    laplacian: Array | None,
-    problem: Problem,
-    modality: str,
-    factor: Array,
-    proposal: Array,
-    beta: float,
-    before: Array | None,
-) -> Way:
-    direction = proposal
-    if before is not None and beta != 0:
-        direction = moved(proposal, beta, before)
-    return Way(direction, moments(problem, modality, factor, direction, laplacian))
-
-
-def _gram(_: Array | None, factor: Array) -> np.ndarray:
-    return augmented_gram(factor)

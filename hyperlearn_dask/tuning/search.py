@@ -193,7 +193,7 @@ def _graphs(
                 for unit in units:
                     link_unit(store, staging, unit)
         alone = {
-            m: spec if m == name else dataclasses.replace(spec, graph=None)
+            m: dataclasses.replace(spec, graph=spec.graph if m == name else None, encoder=None)
             for m, spec in changed.modalities.items()
         }
         build_graphs(dataclasses.replace(changed, modalities=alone), path, client=client, progress=tell)

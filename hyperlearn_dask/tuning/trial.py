@@ -72,7 +72,7 @@ def _train_and_judge(dataset: Dataset, question: Question) -> tuple[float, int]:
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     targets = {r: s.target for r, s in dataset.relations.items() if s.target is not None}
     training = replace(dataset.training, validation=name)
-    problem = problem_of(hypergraph, dataset.relations, training, weights)
+    problem = problem_of(hypergraph, dataset.relations, training, weights, dataset.encoders)
     model = fit(hypergraph, problem, training, targets=targets, apart=True)
     sweep = int(model.kept["sweep"])
     ranked = [name] if dataset.relations[name].evidence else []

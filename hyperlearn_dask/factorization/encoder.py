@@ -1,0 +1,278 @@
+"""Learned multi-graph convolution: a modality's rows made from features, or free rows, and its graph.
+
+The published encoder (Arya et al. 2019), T_j the Chebyshev polynomials and L~ = L - I:
+    A~ = sum_j T_j(L~) B Theta_j,   j = 0 .. J.
+``on = "features"``: B = X, what the entities are like (n x p). With ``own`` each entity also has a free row:
+    A~ = sum_j T_j(L~) X Theta_j + E.
+``on = "free"``: B (n x f) is learned as well; Theta_j are f x f.
+
+Other modalities see A~ alone, in which F is quadratic, the others fixed: curvature K (a -> H_i a_i + mu L A,
+see :mod:`.blocks`) and gradient G~ = K A~ - C. Let M be the linear map from the parameters that move
+(Theta and E; or, in turns, Theta and B) to A~. In them F is quadratic too, with S the ridges:
+    decay/2 sum_j ||Theta_j||^2 + eps/2 ||E or B||^2          is added to F,
+    dF/dTheta_j = B' T_j(L~) G~ + decay Theta_j,   dF/dE = G~ + eps E,
+    dF/dB = sum_j T_j(L~) G~ Theta_j' + eps B              (the gradient is M' G~ + S times the parameters),
+    (M' K M + S) Delta = -gradient                         gives the step to the minimum, by PCG.
+Nothing larger than the parameters and a few blocks (n x f) is held, and of the graph only L times a block
+is asked for. A step in the parameters is one in A~, M Delta, so the exact joint step of the schedules holds.
+
+All parameters are one matrix, the *code*: Theta_0, ..., Theta_J and E or B, one below the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array
+from hyperlearn_dask.config import EncoderSpec
+from hyperlearn_dask.factorization.blocks import BlockSystem, curvature, residual
+from hyperlearn_dask.factorization.filters import chebyshev_sum, chebyshev_terms, conjugate_gradients
+from hyperlearn_dask.factorization.grams import inner
+
+# Of a solve; a direction from fewer is still one of descent.
+MOST_ITERATIONS = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A modality's encoder with its parameters.
+
+    ``laplacian``: L, None where the degree is 0; ``features``: X (n x p), sparse or not, None on free rows;
+    ``code``: the parameters (see the module); ``turn``: which of them move, on free rows: B in even turns,
+    Theta in odd ones.
+    """
+
+    spec: EncoderSpec
+    laplacian: Array | None
+    features: Any
+    code: Array
+    turn: int = 0
+
+    @property
+    def thetas(self) -> list[Array]:
+        """Theta_0 .. Theta_J."""
+        return _cut(self.code, self._inputs, self.spec.degree)
+
+    @property
+    def rows(self) -> Array:
+        """E or B (n x f), with no rows where the encoder has neither."""
+        return self.code[self._cut :]
+
+    @property
+    def conjugable(self) -> bool:
+        """Whether it is the same each time that moves, so that ways can be made conjugate."""
+        return self.spec.on == "features"
+
+    @property
+    def moving(self) -> slice:
+        """The rows of the code that move."""
+        if self.spec.on == "features":
+            return slice(None)
+        return slice(self._cut, None) if self._moves_base else slice(0, self._cut)
+
+    def encode(self) -> Array:
+        """A~ (n x f)."""
+        base = self.base
+        encoded = chebyshev_sum(self.laplacian, [base @ theta for theta in self.thetas])
+        return encoded + self.rows if self.spec.own else encoded
+
+    def along(self, change: Array) -> Array:
+        """M Delta (n x f): how A~ changes with the code, of which only what moves may."""
+        if self._moves_base:
+            rows = change[self._cut :]
+            return chebyshev_sum(self.laplacian, [rows @ theta for theta in self.thetas])
+        base = self.base
+        moved = chebyshev_sum(
+            self.laplacian, [base @ theta for theta in _cut(change, self._inputs, self.spec.degree)]
+        )
+        return moved + change[self._cut :] if self.spec.own else moved
+
+    def transposed(self, gradient: Array) -> Array:
+        """M' G: a gradient in A~ as one in the code, 0 in what does not move."""
+        found = np.zeros_like(self.code)
+        terms = chebyshev_terms(self.laplacian, gradient, self.spec.degree)
+        if self._moves_base:
+            # dF/dB = sum_j T_j(L~) G Theta_j'
+            for term, theta in zip(terms, self.thetas):
+                found[self._cut :] += term @ theta.T
+            return found
+        base = self.base
+        for j, term in enumerate(terms):
+            # dF/dTheta_j = B' T_j(L~) G
+            found[j * self._inputs : (j + 1) * self._inputs] = base.T @ term
+        if self.spec.own:
+            found[self._cut :] = gradient
+        return found
+
+    def ridges(self, ridge: float) -> np.ndarray:
+        """The diagonal of S, (rows of the code, 1)."""
+        ridges = np.full((len(self.code), 1), ridge)
+        ridges[: self._cut] = self.spec.decay
+        return ridges
+
+    @property
+    def base(self) -> Any:
+        """B."""
+        return self.rows if self.features is None else self.features
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether E or B is among what moves."""
+        return self.spec.own or self._moves_base
+
+    @property
+    def _moves_base(self) -> bool:
+        return self.spec.on == "free" and self.turn % 2 == 0
+
+    @property
+    def _inputs(self) -> int:
+        """The columns of B."""
+        return int(self.code.shape[1] if self.features is None else self.features.shape[1])
+
+    @property
+    def _cut(self) -> int:
+        """Where in the code Theta ends."""
+        return (self.spec.degree + 1) * self._inputs
+
+    def scales(self) -> np.ndarray:
+        """d (moving rows, 1): the diagonal of M' M, about."""
+        if self._moves_base:
+            return np.ones((len(self.rows), 1))
+        squares = np.asarray((self.base * self.base).sum(axis=0)).reshape(-1, 1)
+        own = np.ones((len(self.rows) if self.spec.own else 0, 1))
+        # On average over the spectrum, T_0^2 is 1 and the other T_j^2 are 1/2.
+        return np.concatenate([squares, *[squares / 2] * self.spec.degree, own])
+
+    def seen_through(self, gram: Array) -> Array:
+        """A curvature (f x f, or one per row) as a row that moves feels it, about."""
+        if not self._moves_base:
+            return gram
+        half = [1.0] + [0.5] * self.spec.degree
+        return sum(h * theta @ gram @ theta.T for h, theta in zip(half, self.thetas))
+
+
+def code_rows(spec: EncoderSpec, inputs: int, entities: int) -> int:
+    """How many rows the code has, with B of so many columns."""
+    return (spec.degree + 1) * inputs + (entities if spec.own or spec.on == "free" else 0)
+
+
+def descent(
+    encoder: Encoder,
+    system: BlockSystem,
+    mu: float,
+    ridge: float,
+    block: Array,
+    before: Array | None,
+    tolerance: float,
+) -> tuple[Array, float, float]:
+    """The way from the present code to the block's solution, and F's slope along it.
+
+    Parameters
+    ----------
+    system, mu
+        The modality's system in A~ and its graph's weight.
+    ridge
+        eps, of E or B.
+    block
+        A~ at present (n x f).
+    before
+        Another change of the code, or None.
+    tolerance
+        Relative residual to which the way is solved.
+
+    Returns
+    -------
+    Delta (as the code), <G, Delta>, <G, before>
+        With G minus the gradient in what moves; both slopes 0 where ways are not made conjugate.
+    """
+    moving = encoder.moving
+    ridges = encoder.ridges(ridge).astype(block.dtype)
+    downhill = encoder.transposed(residual(system, encoder.laplacian, mu, block)) - ridges * encoder.code
+
+    def apply(change: Array) -> Array:
+        whole = _within(encoder, change)
+        bent = curvature(system, encoder.laplacian, mu, encoder.along(whole))
+        return (encoder.transposed(bent) + ridges * whole)[moving]
+
+    right = downhill[moving]
+    way = conjugate_gradients(
+        apply,
+        right,
+        _preconditioner(encoder, system, mu, ridges),
+        np.zeros_like(right),
+        tolerance,
+        most=MOST_ITERATIONS,
+    )
+    change = _within(encoder, way)
+    if not encoder.conjugable:
+        return change, 0.0, 0.0
+    return change, inner(downhill, change), 0.0 if before is None else inner(downhill, before)
+
+
+def starting_code(
+    spec: EncoderSpec, laplacian: Array | None, features: Any, start: Array, ridge: float
+) -> Array:
+    """The code that a training begins with: the nearest to a start of the rows themselves (n x f).
+
+    On features least squares, on free rows B = start and Theta = I, 0, ...
+    """
+    n, f = start.shape
+    if features is None:
+        identity = np.eye(f, dtype=start.dtype)
+        return np.concatenate([identity, *[np.zeros_like(identity)] * spec.degree, start])
+    code = np.zeros((code_rows(spec, features.shape[1], n), f), dtype=start.dtype)
+    encoder = Encoder(spec, laplacian, features, code)
+    # Ridges small beside a curvature of I, so that they choose among equals.
+    system = BlockSystem(np.eye(f) / START_RIDGE, start / start.dtype.type(START_RIDGE))
+    return descent(encoder, system, 0.0, ridge, np.zeros_like(start), None, START_TOLERANCE)[0]
+
+
+START_RIDGE = 1e-2
+START_TOLERANCE = 1e-3
+
+
+def cost(encoder: Encoder, change: Array, ridge: float) -> np.ndarray:
+    """1/2 the ridges of code + alpha change, as coefficients in alpha, lowest first."""
+    ridges = encoder.ridges(ridge).astype(change.dtype)
+    code = encoder.code
+    return np.array(
+        [inner(code, ridges * code) / 2, inner(code, ridges * change), inner(change, ridges * change) / 2]
+    )
+
+
+def _within(encoder: Encoder, part: Array) -> Array:
+    """A change of what moves as one of the whole code."""
+    if len(part) == len(encoder.code):
+        return part
+    whole = np.zeros_like(encoder.code)
+    whole[encoder.moving] = part
+    return whole
+
+
+def _preconditioner(encoder: Encoder, system: BlockSystem, mu: float, ridges: np.ndarray) -> Any:
+    """(diag(d) x W + S)^-1, W the mean curvature; of E or B, where rows have their own, row by row."""
+    identity = np.eye(system.right.shape[1], dtype=system.right.dtype)
+    # L's mean eigenvalue is about 1.
+    gram = encoder.seen_through(np.asarray(system.gram, dtype=identity.dtype) + mu * identity)
+    w, q = np.linalg.eigh(gram.mean(axis=0) if system.by_row else gram)
+    scale = encoder.scales() * np.maximum(w, 0) + ridges[encoder.moving]
+    scale = scale.astype(identity.dtype)
+    if not (system.by_row and encoder.moves_rows):
+        return lambda rest: ((rest @ q) / scale) @ q.T
+    inverse = np.linalg.inv(gram + ridges[-1, 0] * identity)
+    first = len(scale) - len(encoder.rows)
+
+    def precondition(rest: Array) -> Array:
+        solved = ((rest @ q) / scale) @ q.T
+        solved[first:] = np.matmul(inverse, rest[first:, :, None])[:, :, 0]
+        return solved
+
+    return precondition
+
+
+def _cut(code: Array, inputs: int, degree: int) -> list[Array]:
+    """The blocks Theta_0 .. Theta_J of a code."""
+    return [code[j * inputs : (j + 1) * inputs] for j in range(degree + 1)]
