@@ -221,7 +221,7 @@ def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
 
 # The command line, with a checkpoint after every sweep, that kills itself in the eighth.
 KILLED = """
-import functools, os, sys
+import os, sys
 from hyperlearn_dask.training.checkpoint import Checkpoints
 from pipeline import display, stages
 from pipeline.cli import main
@@ -232,7 +232,7 @@ class Killing(display.TrainingProgress):
         if report.sweep == 8:
             os.kill(os.getpid(), int(sys.argv[1]))
 
-stages.Checkpoints = functools.partial(Checkpoints, every=0.0, share=1.0)
+stages.Checkpoints = lambda *given, **named: Checkpoints(*given, **{**named, "every": 0.0, "share": 1.0})
 display.TrainingProgress = Killing
 main(sys.argv[2:])
 """

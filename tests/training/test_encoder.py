@@ -178,6 +178,30 @@ def test_an_interrupted_training_comes_to_the_same(case, tmp_path, monkeypatch):
         np.testing.assert_allclose(got.factors[m], factor, atol=1e-5)
 
 
+def test_validation_returns_the_best_rows_with_the_code_that_makes_them(tmp_path):
+    hypergraph = with_features()
+    problem, training = problem_with(
+        hypergraph, ENCODERS["features"], sweeps=12, validation="rated", held_out=0.3
+    )
+    checkpoints = Checkpoints(tmp_path / "c", "f" * 12, every=0.0, share=1.0)
+    model = fit(hypergraph, problem, training, checkpoints=checkpoints)
+    assert 1 < model.kept["sweep"] < len(model.history)
+    free = problem.free_columns("a")
+    np.testing.assert_allclose(model.factors["a"][:, free], convolved(model, hypergraph, "a"), atol=1e-9)
+    # The last checkpoint is of a sweep after the best one, and knows it.
+    again = fit(hypergraph, problem, training, checkpoints=Checkpoints(tmp_path / "c", "f" * 12))
+    assert again.kept["sweep"] == model.kept["sweep"]
+    np.testing.assert_array_equal(again.factors["a"], model.factors["a"])
+    np.testing.assert_array_equal(again.encoders["a"].thetas, model.encoders["a"].thetas)
+
+
+def test_a_gpu_is_refused_in_words():
+    hypergraph = with_features()
+    problem, training = problem_with(hypergraph, ENCODERS["free"])
+    with pytest.raises(InputError, match="encoders train on the CPU"):
+        fit(hypergraph, problem, training, device="cuda")
+
+
 def test_workers_give_what_one_process_does(tmp_path):
     save_hypergraph(with_features(), tmp_path / "h.zarr")
     stored = open_hypergraph(tmp_path / "h.zarr")
