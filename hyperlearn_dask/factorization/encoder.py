@@ -34,6 +34,8 @@ from hyperlearn_dask.factorization.grams import inner
 
 # Of a solve; a direction from fewer is still one of descent.
 MOST_ITERATIONS = 200
+# Columns of B up to which B' B is held and decomposed to precondition with; of more its diagonal serves.
+MOST_INPUTS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,28 +86,34 @@ class Encoder:
         if self._moves_base:
             rows = change[self._cut :]
             return chebyshev_sum(self.laplacian, [rows @ theta for theta in self.thetas])
+        moved = self.by_weights(change)
+        return moved + change[self._cut :] if self.spec.own else moved
+
+    def by_weights(self, change: Array) -> Array:
+        """M Delta (n x f) of a change of Theta alone."""
         base = self.base
-        moved = chebyshev_sum(
+        return chebyshev_sum(
             self.laplacian, [base @ theta for theta in _cut(change, self._inputs, self.spec.degree)]
         )
-        return moved + change[self._cut :] if self.spec.own else moved
 
     def transposed(self, gradient: Array) -> Array:
         """M' G: a gradient in A~ as one in the code, 0 in what does not move."""
         found = np.zeros_like(self.code)
-        terms = chebyshev_terms(self.laplacian, gradient, self.spec.degree)
         if self._moves_base:
             # dF/dB = sum_j T_j(L~) G Theta_j'
+            terms = chebyshev_terms(self.laplacian, gradient, self.spec.degree)
             for term, theta in zip(terms, self.thetas):
                 found[self._cut :] += term @ theta.T
             return found
-        base = self.base
-        for j, term in enumerate(terms):
-            # dF/dTheta_j = B' T_j(L~) G
-            found[j * self._inputs : (j + 1) * self._inputs] = base.T @ term
+        found[: self._cut] = self.weights_transposed(gradient)
         if self.spec.own:
             found[self._cut :] = gradient
         return found
+
+    def weights_transposed(self, gradient: Array) -> Array:
+        """M' G of Theta alone: dF/dTheta_j = B' T_j(L~) G, one below the other."""
+        terms = chebyshev_terms(self.laplacian, gradient, self.spec.degree)
+        return np.concatenate([self.base.T @ term for term in terms])
 
     def ridges(self, ridge: float) -> np.ndarray:
         """The diagonal of S, (rows of the code, 1)."""
@@ -136,15 +144,6 @@ class Encoder:
     def _cut(self) -> int:
         """Where in the code Theta ends."""
         return (self.spec.degree + 1) * self._inputs
-
-    def scales(self) -> np.ndarray:
-        """d (moving rows, 1): the diagonal of M' M, about."""
-        if self._moves_base:
-            return np.ones((len(self.rows), 1))
-        squares = np.asarray((self.base * self.base).sum(axis=0)).reshape(-1, 1)
-        own = np.ones((len(self.rows) if self.spec.own else 0, 1))
-        # On average over the spectrum, T_0^2 is 1 and the other T_j^2 are 1/2.
-        return np.concatenate([squares, *[squares / 2] * self.spec.degree, own])
 
     def seen_through(self, gram: Array) -> Array:
         """A curvature (f x f, or one per row) as a row that moves feels it, about."""
@@ -253,24 +252,59 @@ def _within(encoder: Encoder, part: Array) -> Array:
 
 
 def _preconditioner(encoder: Encoder, system: BlockSystem, mu: float, ridges: np.ndarray) -> Any:
-    """(diag(d) x W + S)^-1, W the mean curvature; of E or B, where rows have their own, row by row."""
+    """About (M' K M + S)^-1: of K the rows' own curvatures, of M' M the mean over the spectrum.
+
+    With E or B alone it is (H_i + eps)^-1 row by row, with Theta alone see :func:`_solver_of_weights`. With
+    both E is eliminated first; where C_i = H_i (H_i + eps)^-1, so that E feels what Theta leaves,
+        Theta solves M' (eps mean C) M Theta + decay Theta = R_Theta - M' C R_E,
+        E_i = (H_i + eps)^-1 R_Ei - C_i (M Theta)_i.
+    """
     identity = np.eye(system.right.shape[1], dtype=system.right.dtype)
     # L's mean eigenvalue is about 1.
     gram = encoder.seen_through(np.asarray(system.gram, dtype=identity.dtype) + mu * identity)
-    w, q = np.linalg.eigh(gram.mean(axis=0) if system.by_row else gram)
-    scale = encoder.scales() * np.maximum(w, 0) + ridges[encoder.moving]
-    scale = scale.astype(identity.dtype)
-    if not (system.by_row and encoder.moves_rows):
-        return lambda rest: ((rest @ q) / scale) @ q.T
+    if not encoder.moves_rows:
+        return _solver_of_weights(encoder, gram, ridges)
     inverse = np.linalg.inv(gram + ridges[-1, 0] * identity)
-    first = len(scale) - len(encoder.rows)
+    if not encoder.spec.own:
+        return lambda rest: _times(inverse, rest)
+    felt = identity - ridges[-1, 0] * inverse
+    solve = _solver_of_weights(encoder, ridges[-1, 0] * felt, ridges)
+    cut = len(ridges) - len(encoder.rows)
 
     def precondition(rest: Array) -> Array:
-        solved = ((rest @ q) / scale) @ q.T
-        solved[first:] = np.matmul(inverse, rest[first:, :, None])[:, :, 0]
-        return solved
+        own = rest[cut:]
+        weights = solve(rest[:cut] - encoder.weights_transposed(_times(felt, own)))
+        return np.concatenate([weights, _times(inverse, own) - _times(felt, encoder.by_weights(weights))])
 
     return precondition
+
+
+def _solver_of_weights(encoder: Encoder, gram: Array, ridges: np.ndarray) -> Any:
+    """R -> (M' (I (x) W) M + decay)^-1 R for Theta, about; W the mean curvature.
+
+    Diagonal between the eigenvectors of W and of B' B, of which many inputs have the diagonal only.
+    """
+    w, q = np.linalg.eigh(gram.mean(axis=0) if gram.ndim == 3 else gram)
+    base, blocks = encoder.base, encoder.spec.degree + 1
+    # On average over the spectrum, T_0^2 is 1 and the other T_j^2 are 1/2.
+    half = np.where(np.arange(blocks) == 0, 1.0, 0.5)[:, None, None]
+    product = base.T @ base if base.shape[1] <= MOST_INPUTS else (base * base).sum(axis=0)
+    dense = product.toarray() if hasattr(product, "toarray") else np.asarray(product)
+    g, u = np.linalg.eigh(dense) if dense.ndim == 2 else (dense, None)
+    scale = half * np.maximum(g, 0)[:, None] * np.maximum(w, 0) + encoder.spec.decay
+    scale = scale.astype(ridges.dtype)
+
+    def solve(rest: Array) -> Array:
+        parts = rest.reshape(blocks, -1, rest.shape[1]) @ q
+        parts = parts / scale if u is None else u @ ((u.T @ parts) / scale)
+        return (parts @ q.T).reshape(rest.shape)
+
+    return solve
+
+
+def _times(matrices: Array, rows: Array) -> Array:
+    """Symmetric (f x f) matrices, one for all rows or one each, times the rows."""
+    return rows @ matrices if matrices.ndim == 2 else np.matmul(matrices, rows[:, :, None])[:, :, 0]
 
 
 def _cut(code: Array, inputs: int, degree: int) -> list[Array]:

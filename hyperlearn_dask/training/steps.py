@@ -19,6 +19,9 @@ from hyperlearn_dask.factorization.shards import Product, Shard, take_columns
 
 # Relative residual to which blocks are solved for a direction.
 WAY_TOLERANCE = 1e-3
+# The same of encoders, or 50 roundings: where conjugate gradients stop, one iteration sooner or later for the
+# order of a sum, must make no difference that sweeps could carry on.
+ENCODER_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def proposal_of(
                 problem.ridge,
                 take_columns(factor, free),
                 None if before is None else before.direction,
-                WAY_TOLERANCE,
+                max(ENCODER_TOLERANCE, 50 * float(np.finfo(factor.dtype).eps)),
             )
         )
     # The step along the way is exact, so the way itself need not be.
