@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import asking, making, serving
+from pipeline import asking, choosing, making, planning, serving
 from pipeline.cli import cli
 from tests.conftest import Ended
 
 Run = Callable[..., Ended]
-COMMANDS = [command.name for command in (*making.COMMANDS, *asking.COMMANDS, *serving.COMMANDS)]
+ROOMS = (making, choosing, asking, serving, planning)
+COMMANDS = [command.name for room in ROOMS for command in room.COMMANDS]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -28,7 +29,8 @@ def test_every_command_explains_itself_with_an_example(hyperlearn: Run, command:
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(cli.commands) == set(COMMANDS)
     making_commands = {"ingest", "graph", "train", "evaluate", "run", "synth"}
-    assert set(COMMANDS) == making_commands | {"query", "similar", "export", "info", "cluster"}
+    asking_commands = {"query", "similar", "export", "info"}
+    assert set(COMMANDS) == making_commands | asking_commands | {"tune", "plan", "cluster"}
 
 
 def test_a_question_is_answered_by_name(hyperlearn: Run, finished: Path) -> None:
