@@ -19,18 +19,17 @@ Answer = Scorer | np.ndarray
 
 @dataclass(frozen=True)
 class Method:
-    """A baseline, or a peer (``package``: what it needs). ``run`` takes the data and a seed."""
+    """A baseline, or a peer (``package``: what it needs). ``run`` takes the data and a seed.
+
+    ``seeded``: whether its answers depend on the seed.
+    """
 
     relation: str
     name: str
     run: Callable[[Hypergraph, int], Answer]
     package: str | None = None
     details: dict[str, Detail] = field(default_factory=dict)
-
-    @property
-    def seeded(self) -> bool:
-        """Whether its answers depend on the seed: those of the peers do."""
-        return self.package is not None
+    seeded: bool = False
 
 
 def baseline(relation: str, name: str, make: Callable[[Relation], Answer]) -> Method:
@@ -48,6 +47,7 @@ def peer(
         lambda hypergraph, seed: make(hypergraph.relations[relation], seed),
         package,
         {"rank": rank},
+        seeded=True,
     )
 
 
@@ -62,6 +62,18 @@ def votes(relation: str, target: str, parts: Mapping[tuple[str, str], float], ne
         )
 
     return Method(relation, f"votes of the {neighbors} nearest artworks", run)
+
+
+def regression(parts: Mapping[tuple[str, str], float]) -> Method:
+    """Who made an artwork, by a supervised regression on what it is joined with."""
+
+    def run(hypergraph: Hypergraph, _: int) -> Answer:
+        hidden = {"depicts": "subject", "made": "artist"}
+        features = baselines.entity_features(hypergraph, "artwork", parts, hidden)
+        made = hypergraph.relations["made"]
+        return peers.logistic_regression(made, "artist", "artwork", features, inverse_ridge=10.0)
+
+    return Method("made", "scikit-learn logistic regression", run, "sklearn")
 
 
 MOVIELENS = [
@@ -103,6 +115,14 @@ TATE = [
         "implicit",
         64,
     ),
+    Method(
+        "depicts",
+        "implicit TFIDF item-kNN",
+        lambda hypergraph, _: peers.implicit_tfidf(
+            hypergraph.relations["depicts"], "subject", "artwork", neighbors=500
+        ),
+        "implicit",
+    ),
     votes(
         "depicts",
         "subject",
@@ -121,6 +141,7 @@ TATE = [
         {("depicts", "subject"): 1.0, ("made", "medium"): 0.5, ("made", "decade"): 0.5},
         neighbors=50,
     ),
+    regression({("depicts", "subject"): 1.0, ("made", "medium"): 1.0, ("made", "decade"): 1.0}),
 ]
 
 METHODS = {"movielens-100k": MOVIELENS, "lastfm": LASTFM, "tate": TATE}

@@ -26,6 +26,38 @@ def implicit_als(
     return lambda context: rows[context[given]] @ model.item_factors.T
 
 
+def implicit_tfidf(relation: Relation, target: str, given: str, *, neighbors: int) -> Scorer:
+    """The targets like those of the given entity (implicit's item-kNN on tf-idf weights)."""
+    from implicit.nearest_neighbours import TFIDFRecommender
+
+    row, column = relation.modalities.index(given), relation.modalities.index(target)
+    table = scipy.sparse.csr_matrix(incidence(relation.tensor, row, column), dtype=np.float64)
+    model = TFIDFRecommender(K=neighbors)
+    model.fit(table, show_progress=False)
+    return lambda context: np.where(
+        context[given][:, None] >= 0, (table[context[given]] @ model.similarity).toarray(), 0.0
+    )
+
+
+def logistic_regression(
+    relation: Relation, target: str, given: str, features: scipy.sparse.csr_array, *, inverse_ridge: float
+) -> Scorer:
+    """Multinomial logistic regression (scikit-learn) of an entity's one target on its features."""
+    from sklearn.linear_model import LogisticRegression
+
+    rows = relation.tensor.coords[relation.modalities.index(given)]
+    mode = relation.modalities.index(target)
+    model = LogisticRegression(C=inverse_ridge, max_iter=200, tol=1e-3)
+    model.fit(features[rows], relation.tensor.coords[mode])
+
+    def score(context: Mapping[str, np.ndarray]) -> np.ndarray:
+        scores = np.full((len(context[given]), relation.shape[mode]), -1e9)
+        scores[:, model.classes_] = model.decision_function(features[context[given]])
+        return scores
+
+    return score
+
+
 def pygenten_cp(relation: Relation, target: str, *, rank: int, seed: int) -> Scorer:
     """Plain CP by alternating least squares (pygenten), absent = zero."""
     import pygenten

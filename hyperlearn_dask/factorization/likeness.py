@@ -12,11 +12,8 @@ who is like whom than one with many, and counts for :data:`SINGLE`. Two local te
 
 - *votes*: the targets of the :data:`NEAREST` contexts, by powers of the cosine of their rows, scaled to
   sum 1. A high power listens to near twins, a low one to the whole neighbourhood.
-- *regression*: f(c)' W, W the ridge regression of the targets of contexts on their features,
-
-      W = argmin ||Y - F W||^2 + ridge ||W||^2,   the known target t having no weight for t itself
-
-  (Steck 2019, whose closed form is :func:`regress`): what the whole of a description points to.
+- *regression* of the targets of contexts on their features (:mod:`.regression`): what the whole of a
+  description points to.
 """
 
 from __future__ import annotations
@@ -27,9 +24,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import scipy.linalg
 import scipy.sparse as sp
 
+from hyperlearn_dask.factorization.regression import Regression, classify, regress
 from hyperlearn_dask.factorization.shares import Shares, picked, rows_to_one, shares_of
 from hyperlearn_dask.hypergraph.tensor import Relation
 
@@ -37,12 +34,8 @@ SINGLE = 0.4  # the weight of a block with one word a row
 NEAREST = 200  # contexts that vote
 POWERS = (3, 8)  # of the cosine
 CONTEXTS = 1 << 17  # that are looked at, at most
-FEATURES = 3072  # in the regression, at most: the most frequent
-SMALL = 0.01  # weights of the regression below it are let go ...
-LINKS = 128  # ... but for so many, the largest, of each target: those of rare ones are all small
-RIDGE = 2.0
 _SEVERAL = 1.5  # words a row, on average: more than one as a rule
-_CELLS = 1 << 24  # cosines or weights held at once in float32: 64 MiB
+_CELLS = 1 << 24  # cosines held at once in float32: 64 MiB
 
 REGRESSION = "regression on what is known"
 VOTES = {power: f"alike contexts, cosine^{power}" for power in POWERS}
@@ -55,19 +48,19 @@ class Likeness:
     ``profiles``: per modality of the context, identity and company (entities x features); ``known``: the
     features of whole contexts, found by their entities; None where there are none. ``voters``: of the
     contexts that vote, which targets each has. ``described``: their features (voters x features).
-    ``links``: W (features x targets).
+    ``regression``: of the targets on such features.
     """
 
     profiles: dict[str, sp.csr_array]
     known: Shares | None
     voters: Shares
     described: sp.csr_array
-    links: sp.csr_array
+    regression: Regression
 
     def found(self, context: Mapping[str, np.ndarray], length: int) -> Iterator[tuple[str, sp.csr_array]]:
         """The sparse terms (contexts x targets), none negative, of a batch of contexts, by name."""
         features = _describe(self.profiles, self.known, context, length)
-        yield REGRESSION, sp.csr_array((features @ self.links).maximum(0))
+        yield REGRESSION, self.regression.found(features)
         yield from zip(VOTES.values(), self._votes(features, self.voters.codes(context, length)))
 
     def _votes(self, features: sp.csr_array, codes: np.ndarray) -> list[sp.csr_array]:
@@ -122,7 +115,7 @@ def gather_likeness(relations: Mapping[str, Relation], name: str, target: str) -
     if whole.table.nnz > _SEVERAL * len(whole.keys):
         blocks.append((None, _bag(whole.table)))
     for m in given:
-        blocks += [(m, _bag(table)) for table in _company(relations, name, m, alone=len(given) == 1)]
+        blocks += [(m, _bag(table)) for table in _company(relations, name, m, given)]
     if not blocks:
         return None
     starts = np.cumsum([0, *(block.shape[1] for _, block in blocks)])
@@ -139,64 +132,22 @@ def gather_likeness(relations: Mapping[str, Relation], name: str, target: str) -
     voters = Shares(whole.modalities, whole.sizes, whole.keys[few], sp.csr_array(whole.table[few]))
     entities = dict(zip(given, np.unravel_index(voters.keys, voters.sizes)))
     described = _describe(profiles, known, entities, len(few))
-    own = np.arange(shape[-1]) if known is not None else None
-    links = regress(described, sp.csr_array(voters.table.sign()), own)
-    return Likeness(profiles, known, voters, described, links)
-
-
-def regress(features: sp.csr_array, targets: sp.csr_array, own: np.ndarray | None) -> sp.csr_array:
-    """W (features x targets) of the ridge regression of ``targets`` on ``features``, small weights let go.
-
-    With C = (F'F + ridge I)^-1 and B = F'Y, W = C B; and with W_jt = 0 asked for, j the feature that a
-    target t is itself, column t is C b_t - c_j (C b_t)_j / C_jj.
-
-    Parameters
-    ----------
-    features, targets
-        F (contexts x features) and Y (contexts x targets).
-    own
-        The feature (targets,) that each target is itself; None where none is.
-    """
-    count = np.bincount(features.indices, minlength=features.shape[1])
-    used = np.sort(np.argsort(-count, kind="stable")[:FEATURES])
-    used = used[count[used] > 0]
-    chosen = sp.csr_array(features[:, used])
-    system = (chosen.T @ chosen).toarray().astype(np.float64)
-    system[np.diag_indices(len(used))] += RIDGE
-    inverse = scipy.linalg.inv(system, overwrite_a=True, check_finite=False).astype(np.float32)
-    right = sp.csc_array(chosen.T @ targets, dtype=np.float32)
-    place = np.full(features.shape[1], -1)
-    place[used] = np.arange(len(used))
-    parts = []
-    step = max(1, _CELLS // max(1, len(used)))
-    for at in range(0, targets.shape[1], step):
-        weights = inverse @ right[:, at : at + step].toarray()
-        if own is not None:
-            itself = place[own[at : at + step]]
-            (columns,) = np.nonzero(itself >= 0)
-            j = itself[columns]
-            weights[:, columns] -= inverse[:, j] * (weights[j, columns] / inverse[j, j])
-            weights[j, columns] = 0
-        parts.append(_without_small(weights))
-    links = sp.coo_array(sp.hstack(parts))
-    rows, columns = links.coords
-    return sp.csr_array((links.data, (used[rows], columns)), shape=(features.shape[1], targets.shape[1]))
-
-
-def _without_small(weights: np.ndarray) -> sp.csc_array:
-    """Weights of at least :data:`SMALL`, and the :data:`LINKS` largest of each column."""
-    size = np.abs(weights)
-    bound = np.full(weights.shape[1], 0.0)
-    if len(size) > LINKS:
-        bound = np.minimum(np.partition(size, len(size) - LINKS, axis=0)[len(size) - LINKS], SMALL)
-    return sp.csc_array(np.where(size >= bound, weights, 0))
+    answers = sp.csr_array(voters.table.sign())
+    if known is None:
+        regression = classify(described, answers)
+    else:
+        regression = regress(described, answers, np.arange(shape[-1]))
+    return Likeness(profiles, known, voters, described, regression)
 
 
 def _company(
-    relations: Mapping[str, Relation], name: str, modality: str, *, alone: bool
+    relations: Mapping[str, Relation], name: str, modality: str, given: tuple[str, ...]
 ) -> Iterator[sp.csr_array]:
-    """What the entities of a modality are, and what they meet in other relations than ``name``."""
-    if not alone:
+    """What the entities of a modality are, and what they meet in other relations than ``name``.
+
+    What is of a modality that is ``given`` itself is left out: its own identity says it already.
+    """
+    if len(given) > 1:
         size = relations[name].shape[relations[name].modalities.index(modality)]
         yield sp.csr_array(sp.eye_array(size))
     met: dict[str, sp.csr_array] = {}
@@ -205,7 +156,7 @@ def _company(
             continue
         tensor, mode = relation.tensor, relation.modalities.index(modality)
         for other, theirs in enumerate(relation.modalities):
-            if other != mode:
+            if other != mode and (len(given) == 1 or theirs not in given):
                 at = (tensor.coords[mode], tensor.coords[other])
                 shape = (tensor.shape[mode], tensor.shape[other])
                 counts = sp.csr_array((np.ones(tensor.nnz), at), shape=shape)

@@ -27,6 +27,7 @@ from hyperlearn_dask.factorization.evidence import Evidence
 from hyperlearn_dask.factorization.likeness import Likeness
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, Term
+from hyperlearn_dask.factorization.regression import Regression
 from hyperlearn_dask.factorization.shares import Shares
 from hyperlearn_dask.hypergraph.tensor import Modality
 
@@ -212,17 +213,21 @@ def _read_evidence(group: zarr.Group) -> Evidence:
 
 
 def _write_likeness(group: zarr.Group, likeness: Likeness) -> None:
+    from hyperlearn_dask.storage import write_array
+
     for modality, profile in likeness.profiles.items():
         _write_table(group.create_group(f"profiles/{modality}"), profile)
     if likeness.known is not None:
         _write_shares(group.create_group("known"), likeness.known)
     _write_shares(group.create_group("voters"), likeness.voters)
     _write_table(group.create_group("described"), likeness.described)
-    _write_table(group.create_group("links"), likeness.links)
+    _write_table(group.create_group("links"), likeness.regression.links)
+    if likeness.regression.bias is not None:
+        write_array(group, "bias", likeness.regression.bias)
 
 
 def _read_likeness(group: zarr.Group) -> Likeness:
-    from hyperlearn_dask.storage import child_group
+    from hyperlearn_dask.storage import child_group, read_array
 
     profiles = {}
     if "profiles" in group:
@@ -233,7 +238,9 @@ def _read_likeness(group: zarr.Group) -> Likeness:
         _read_shares(child_group(group, "known")) if "known" in group else None,
         _read_shares(child_group(group, "voters")),
         _read_table(child_group(group, "described")),
-        _read_table(child_group(group, "links")),
+        Regression(
+            _read_table(child_group(group, "links")), read_array(group, "bias") if "bias" in group else None
+        ),
     )
 
 
