@@ -33,6 +33,7 @@ def local_cluster(
     modalities: Sequence[str],
     *,
     workers: int | None = None,
+    threads: int | None = None,
     security: Security | None = None,
     listening: Listening | None = None,
 ) -> Cluster:
@@ -47,6 +48,8 @@ def local_cluster(
     workers
         How many, of ``local`` only; by default one per modality, at most ``MOST_WORKERS``, or as many
         as there are cores if no modalities are named.
+    threads
+        Of each worker, of ``local`` only; by default the cores are shared out.
     security
         Certificates: then every connection is encrypted.
 
@@ -55,8 +58,10 @@ def local_cluster(
     InputError
         When GPUs or the packages for them are not there.
     """
-    start = {"local": _cpu_cluster, "cuda": _cuda_cluster}[kind]
-    return start(modalities, workers, security, listening or Listening())
+    listening = listening or Listening()
+    if kind == "cuda":  # as many workers as there are GPUs
+        return _cuda_cluster(modalities, security, listening)
+    return _cpu_cluster(modalities, workers, threads, security, listening)
 
 
 def ownership(modalities: Sequence[str], workers: int) -> list[dict[str, float]]:
@@ -71,7 +76,11 @@ def ownership(modalities: Sequence[str], workers: int) -> list[dict[str, float]]
 
 
 def _cpu_cluster(
-    modalities: Sequence[str], workers: int | None, security: Security | None, listening: Listening
+    modalities: Sequence[str],
+    workers: int | None,
+    threads: int | None,
+    security: Security | None,
+    listening: Listening,
 ) -> Cluster:
     from dask import config
     from dask.system import CPU_COUNT
@@ -79,7 +88,7 @@ def _cpu_cluster(
     from distributed.system import MEMORY_LIMIT
 
     count = workers or max(1, min(len(modalities) or CPU_COUNT, MOST_WORKERS))
-    threads = max(1, CPU_COUNT // count)
+    threads = threads or max(1, CPU_COUNT // count)
     # A worker's libraries read these when they are imported, so they must be there before it starts.
     # (Numba's is set by every step: its variable must not change in the process that starts workers.)
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -119,11 +128,8 @@ def _cpu_cluster(
         )
 
 
-def _cuda_cluster(
-    modalities: Sequence[str], workers: int | None, security: Security | None, listening: Listening
-) -> Cluster:
+def _cuda_cluster(modalities: Sequence[str], security: Security | None, listening: Listening) -> Cluster:
     """One worker per visible GPU, each declaring its modalities."""
-    del workers  # as many as there are GPUs
     gpus = _count_gpus()
     for module, package in (("dask_cuda", "dask-cuda"), ("cupy", "CuPy")):
         if importlib.util.find_spec(module) is None:

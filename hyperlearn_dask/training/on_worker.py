@@ -152,14 +152,27 @@ def carry_out(what: Order | Piece, given: list[Any]) -> Any:
         if what.form == "parcel":
             return pack(part, device_memory=worker.address.startswith("ucx"))
         return each_array(part, to_host) if what.form == "on the host" else part
-    result, seconds, received = _step(what, given, desk, worker.state.nthreads)
-    worker.log_event(what.topic, {"name": what.name, "seconds": seconds, "bytes": received})
-    count_step(what.name, seconds, received)
+    result, spent = _step(what, given, desk, worker.state.nthreads)
+    worker.log_event(what.topic, {"name": what.name, **dataclasses.asdict(spent)})
+    count_step(what.name, spent.seconds, spent.bytes)
     return result if what.whole else receipt_of(result)
 
 
-def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[Any, float, int]:
-    """Run a step and keep its result; that, the seconds, and the bytes that came from elsewhere."""
+@dataclass(frozen=True)
+class Spent:
+    """What a step took.
+
+    ``cpu``: seconds its thread computed; with one thread per worker, ``seconds`` less the wait for a
+    core. ``bytes``: that came from elsewhere.
+    """
+
+    seconds: float
+    cpu: float
+    bytes: int
+
+
+def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[Any, Spent]:
+    """Run a step and keep its result; that, and what it took."""
     kernels.limit_threads(threads)
     with desk.busy:
         memory = _memory(desk, order.run)
@@ -167,9 +180,9 @@ def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[An
             memory.results.pop(number, None)
         received = sum(map(size_of, {id(given[at]): given[at] for at in order.sent}.values()))
         with memory_in_one_line():
-            args = [_value(arg, given, memory) for arg in order.args]
             data = memory.load(*order.load)
-        began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.thread_time()
+            args = [_value(arg, given, memory) for arg in order.args]
         try:
             with memory_in_one_line():
                 result = order.step(data, *args)
@@ -180,9 +193,9 @@ def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[An
             raise
         finally:
             del data, args
-        seconds = time.perf_counter() - began
+        spent = Spent(time.perf_counter() - began, time.thread_time() - cpu_began, received)
         memory.results[order.number] = result
-    return result, seconds, received
+    return result, spent
 
 
 def worker_device(device: Device) -> str | None:

@@ -1,0 +1,57 @@
+"""The scaling benchmark's own code, on small data."""
+
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+from benchmarks import scaling
+from hyperlearn_dask.training.cost import NOMINAL
+from hyperlearn_dask.training.plan import STAGES
+
+
+def test_a_sweep_is_split_as_it_was_spent() -> None:
+    def step(name: str, worker: str, cpu: float, seconds: float, received: int = 0) -> dict[str, object]:
+        return {"name": name, "worker": worker, "cpu": cpu, "seconds": seconds, "bytes": received}
+
+    steps = [
+        step("squares", "a", 100.0, 100.0),  # no part of a sweep
+        *[step("mttkrp-r-0", "a", 3.0, 4.0), step("mttkrp-r-1", "a", 2.0, 2.0)] * 5,
+        *[step("mttkrp-s-0", "b", 4.0, 7.0), step("solve-m", "b", 1.0, 1.0, received=8)] * 5,
+    ]
+    found = scaling.summed(steps, [50.0, 9.0, 9.0, 9.0, 9.0], {"a": 1.0, "b": 2.0})
+    # Products take a 5 and b 4, or 6 and 7 by the clock; then b solves.
+    assert (found.critical_path, found.waiting, found.rest) == (6.0, 2.0, 1.0)
+    assert (found.computed("a"), found.computed("b"), found.exchanged) == (5.0, 5.0, 8.0)
+
+
+def test_a_chain_is_trained_and_planned_with_the_same_placement(tmp_path: Path) -> None:
+    # Of less entities results travel whole, which no plan is for.
+    case = scaling.chain(3, entities=2_000, entries=4_000)
+    path = scaling.stored(case, tmp_path)
+    cluster = LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, Client(cluster, set_as_default=False) as client:
+        found = scaling.measured(case, path, client, count=scaling.WARM + 2)
+    planned = scaling.planned_for(case, path, NOMINAL)
+    assert {w.modalities[0]: w.shards for w in planned.workers} == {"m0": 0, "m1": 1, "m2": 1}
+    assert [("products", w) in found.cpu for w in found.workers] == [True, True, False]
+    assert all((stage, w) in found.cpu for w in found.workers for stage in ("solve", "direction", "step"))
+    assert found.exchanged == pytest.approx(planned.exchanged, rel=0.02)  # but for scalars
+    rows = {(row.method, row.metric): row.value for row in scaling.rows_of(case, found, planned)}
+    split = [rows["hyperlearn", part] for part in ("critical_path", "waiting", "rest")]
+    assert sum(split) == pytest.approx(rows["hyperlearn", "seconds_per_sweep"])
+    over = rows["hyperlearn", "critical_path"] / rows["hyperlearn plan", "critical_path"]
+    assert rows["hyperlearn over its plan", "critical_path"] == pytest.approx(over)
+
+
+def test_what_one_more_modality_changes_is_by_modality() -> None:
+    before = scaling.Measured(("x", "y"), 1.0, {("solve", "x"): 2.0, ("solve", "y"): 1.0}, {}, 0.0, {})
+    cpu = {("solve", "p"): 9.0, ("solve", "q"): 2.2, ("solve", "r"): 1.0}
+    after = scaling.Measured(("p", "q", "r"), 1.0, cpu, {}, 0.0, {})
+    assert scaling.others_change(before, after) == pytest.approx(0.1)
+
+
+def test_the_clusters_that_are_planned_for_fit() -> None:
+    rows = list(scaling.cluster_rows())
+    assert rows and all(row.details["does_not_fit"] is None for row in rows)
+    assert set(scaling.STAGE_OF.values()) == set(STAGES)
