@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +60,21 @@ def test_a_missing_or_empty_file_is_named(certificates: Certificates, part: str)
 def test_somebody_elses_key_is_refused(certificates: Certificates, foreign: Certificates) -> None:
     with pytest.raises(InputError, match=r"foreign/key.pem, --tls-key: is not the key of the certificate"):
         replace(certificates, key=foreign.key).security()
+
+
+def test_certificates_that_a_killed_process_left_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    left = tmp_path / "hyperlearn-tls-left"  # nobody holds its lock any more
+    left.mkdir()
+    (left / "key.pem").write_text("secret\n")
+    with temporary_certificates() as others:
+        assert not left.exists()
+        with temporary_certificates() as ours:
+            assert others.key.is_file() and ours.key.is_file()
+            assert ours.key.parent.stat().st_mode & 0o777 == 0o700
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_the_package_temporary_certificates_say_what_to_install(

@@ -6,8 +6,10 @@ Every side shows a certificate and accepts only those that the one authority has
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
+import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +21,8 @@ from hyperlearn_dask.errors import InputError
 
 if TYPE_CHECKING:
     from distributed.security import Security
+
+_PREFIX = "hyperlearn-tls-"
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,46 @@ def temporary_certificates() -> Iterator[Certificates]:
     from distributed.security import Security
 
     made = Security.temporary()
-    with tempfile.TemporaryDirectory(prefix="hyperlearn-tls-") as folder:  # made with mode 0700
-        files = Certificates(*(Path(folder) / f"{part}.pem" for part in ("ca", "cert", "key")))
+    with _private_folder() as folder:
+        files = Certificates(*(folder / f"{part}.pem" for part in ("ca", "cert", "key")))
         _write_private(files.ca, made.tls_ca_file)
         _write_private(files.cert, made.tls_scheduler_cert)
         _write_private(files.key, made.tls_scheduler_key)
         yield files
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """A folder that only this user can look into; those that killed processes have left are deleted.
+
+    It is locked for as long as it is used, by the open folder itself: the system takes the lock away
+    from a process that is killed, and it counts between containers that share their temporary files.
+    """
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        _delete_if_left(folder)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX) as made:  # with mode 0700
+        handle = os.open(made, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # where there are no locks, nobody deletes it either
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Path(made)
+        finally:
+            os.close(handle)
+
+
+def _delete_if_left(folder: Path) -> None:
+    """Delete a folder of ours that is locked no more; one that is empty may not be locked yet."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # it is gone, or somebody else's
+        return
+    try:
+        with contextlib.suppress(OSError):  # it is in use
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_uid == os.getuid() and os.listdir(handle):
+                shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(handle)
 
 
 def _write_private(path: Path, text: str) -> None:
