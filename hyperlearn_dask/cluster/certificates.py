@@ -164,7 +164,7 @@ def _delete_if_left(folder: Path) -> None:
     try:
         with contextlib.suppress(OSError):  # it is in use
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(handle).st_uid == os.getuid() and os.listdir(handle):
+            if os.fstat(handle).st_uid == os.getuid() and any(os.scandir(handle)):
                 shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(handle)
