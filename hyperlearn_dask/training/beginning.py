@@ -1,0 +1,106 @@
+"""What training knows before its first sweep: start values, and which entities it knows anything about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
+from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.factorization.shards import Shard
+from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.encoding import described
+from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
+
+
+def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
+    """Start values, made at one modality from a sample of every relation and split by modality."""
+    samples: dict[str, list[Handle]] = {name: [] for name in problem.terms}
+    for place in entry_places(executor):
+        total = max(p.stop for p in executor.places if p.relation == place.relation)
+        samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
+    first = next(iter(problem.sizes))
+    start = executor.at_modality(
+        "start", first, _start_step, problem, samples, training.start, training.seed, training.dtype
+    )
+    return {
+        m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
+        for m in problem.sizes
+    }
+
+
+def _sample(shard: Shard, place: ShardPlace, total: int) -> list[SparseTensor]:
+    """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
+    entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
+    found, start = [], place.start
+    for part in shard.parts():
+        stop = start + part.tensor.nnz
+        own = entries[(entries >= start) & (entries < stop)] - start
+        tensor = part.tensor[array_module(part.tensor.values).asarray(own)]
+        coords = [to_host(c) for c in tensor.coords]
+        coords[tensor.sort_mode] = coords[tensor.sort_mode] + part.first_row
+        found.append(SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by))
+        start = stop
+    return found
+
+
+def _start_step(
+    _: Array | None,
+    problem: Problem,
+    samples: Mapping[str, list[list[SparseTensor]]],
+    kind: str,
+    seed: int,
+    dtype: str,
+) -> dict[str, np.ndarray]:
+    whole = {}
+    for name, of_shards in samples.items():
+        parts = [part for of_shard in of_shards for part in of_shard]
+        shape = tuple(problem.sizes[m] for m in problem.terms[name].modalities)
+        coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
+        whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
+    return start_factors(problem, whole, kind, seed, dtype)
+
+
+def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
+    return to_device(factor, device)
+
+
+def informed_entities(
+    problem: Problem, executor: Executor, features: Mapping[str, Handle]
+) -> dict[str, np.ndarray]:
+    """Per modality, the entities with a hyperedge or, where its graph counts, a neighbour.
+
+    Or with features, where it is encoded from them; and then, without own rows, hyperedges alone say nothing.
+    """
+    places = entry_places(executor)
+    seen = [executor.at_shard("seen", place, _seen) for place in places]
+    linked = {
+        m: executor.at_modality(f"linked-{m}", m, _linked) for m in problem.sizes if problem.uses_graph(m)
+    }
+    seen, linked = executor.gather([seen, linked])
+    informed = {m: np.zeros(n, dtype=bool) for m, n in problem.sizes.items()}
+    for place, rows in zip(places, seen):
+        for modality, index in zip(problem.terms[place.relation].modalities, rows):
+            informed[modality][index] = True
+    for modality, rows in described(executor, features).items():
+        informed[modality] = informed[modality] & problem.encoders[modality].own | rows
+    for modality, rows in linked.items():
+        informed[modality] |= rows
+    return informed
+
+
+def _seen(shard: Shard) -> list[np.ndarray]:
+    """Per mode, the rows that have entries."""
+    found = []
+    for part in shard.parts():
+        rows = [to_host(array_module(c).unique(c)) for c in part.tensor.coords]
+        rows[part.tensor.sort_mode] = rows[part.tensor.sort_mode] + part.first_row
+        found.append(rows)
+    return [np.unique(np.concatenate(of_mode)) for of_mode in zip(*found)]
+
+
+def _linked(laplacian: Array) -> np.ndarray:
+    return to_host(laplacian.diagonal()) > 0
