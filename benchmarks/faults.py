@@ -96,6 +96,14 @@ class Training:
                 start_new_session=True,
             )
 
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Not even an interrupted soak leaves it running."""
+        self.client.kill()
+        self.client.wait()
+
     def has_ended(self) -> bool:
         """Whether the command is done, or dead."""
         return self.client.poll() is not None
@@ -153,17 +161,17 @@ def soak_workers(soak: Soak, kills: int, rng: np.random.Generator) -> Tally:
     tally = Tally(kills)
     began = time.monotonic()
     while tally.kills < kills and time.monotonic() < soak.deadline:
-        training = soak.training(f"workers-{tally.trainings}", ())
         moments = _moments(kills - tally.kills, soak.span, rng)
-        training.start()
-        _wait(training.is_under_way, RUN_SECONDS)
-        start = time.monotonic()
-        for moment in moments:
-            _wait(training.has_ended, start + moment - time.monotonic())
-            victims = training.workers()
-            if victims and not training.has_ended():
-                tally.kills += _kill(int(rng.choice(victims)))
-        _see_to_its_end(soak, training, tally)
+        with soak.training(f"workers-{tally.trainings}", ()) as training:
+            training.start()
+            _wait(training.is_under_way, RUN_SECONDS)
+            start = time.monotonic()
+            for moment in moments:
+                _wait(training.has_ended, start + moment - time.monotonic())
+                victims = training.workers()
+                if victims and not training.has_ended():
+                    tally.kills += _kill(int(rng.choice(victims)))
+            _see_to_its_end(soak, training, tally)
     tally.seconds = time.monotonic() - began
     return tally
 
@@ -174,20 +182,20 @@ def soak_client(soak: Soak, kills: int, rng: np.random.Generator) -> Tally:
     began = time.monotonic()
     while tally.kills < kills and time.monotonic() < soak.deadline:
         options = () if tally.trainings % 2 else ("--tls",)
-        training = soak.training(f"client-{tally.trainings}", options)
         lives = np.diff(_moments(kills - tally.kills, soak.span, rng), prepend=0.0)
-        for life in lives:
-            training.start()
-            _wait(training.is_under_way, RUN_SECONDS)
-            _wait(training.has_ended, life)
-            if training.has_ended():  # it was done before its time
-                break
-            tally.kills += _kill(training.client.pid)
-            training.client.wait()
-            _see_them_gone(training.client.pid, tally)
-        else:
-            training.start()
-        _see_to_its_end(soak, training, tally)
+        with soak.training(f"client-{tally.trainings}", options) as training:
+            for life in lives:
+                training.start()
+                _wait(training.is_under_way, RUN_SECONDS)
+                _wait(training.has_ended, life)
+                if training.has_ended():  # it was done before its time
+                    break
+                _kill(training.client.pid)
+                tally.kills += training.client.wait() == -signal.SIGKILL
+                _see_them_gone(training.client.pid, tally)
+            else:
+                training.start()
+            _see_to_its_end(soak, training, tally)
     tally.seconds = time.monotonic() - began
     return tally
 
@@ -204,7 +212,7 @@ def _see_to_its_end(soak: Soak, training: Training, tally: Tally) -> None:
         status: int | str = training.client.wait(RUN_SECONDS)
     except subprocess.TimeoutExpired:
         status = f"no end after {RUN_SECONDS:.0f} s"
-        training.client.kill()
+        _kill(training.client.pid)
         training.client.wait()
     _see_them_gone(training.client.pid, tally)
     tally.repeated += training.repeated()
@@ -213,7 +221,8 @@ def _see_to_its_end(soak: Soak, training: Training, tally: Tally) -> None:
         return
     tally.ended += 1
     factors = open_model(training.out / "model.zarr").factors
-    tally.difference = max(tally.difference, _difference(factors, soak.factors))
+    # np.maximum, as max would lose a NaN.
+    tally.difference = float(np.maximum(tally.difference, _difference(factors, soak.factors)))
     orphans = training.orphans()
     tally.orphans += len(orphans)
     if orphans:
@@ -222,7 +231,7 @@ def _see_to_its_end(soak: Soak, training: Training, tally: Tally) -> None:
 
 def _difference(factors: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
     """max |A - B| / max |B|, the largest of all modalities."""
-    return max(float(np.abs(factors[m] - e).max() / np.abs(e).max()) for m, e in expected.items())
+    return float(np.max([np.abs(factors[m] - e).max() / np.abs(e).max() for m, e in expected.items()]))
 
 
 def _see_them_gone(session: int, tally: Tally) -> None:
@@ -288,8 +297,10 @@ def prepared(folder: Path, sweeps: int, deadline: float) -> Soak:
 
 
 def _undisturbed(training: Training) -> Training:
-    training.start()
-    if training.client.wait() != 0 or training.orphans() or training.finished()["sweeps"] < training.sweeps:
+    with training:
+        training.start()
+        status = training.client.wait()
+    if status != 0 or training.orphans() or training.finished()["sweeps"] < training.sweeps:
         raise SystemExit(f"the undisturbed training ended with: {training.last_words()}")
     return training
 
@@ -310,9 +321,13 @@ def rows_of(task: str, tally: Tally, soak: Soak, seed: int) -> list[Row]:
     about["undisturbed_seconds"] = soak.span
     data = f"planted {SIZES}, {HYPEREDGES} hyperedges"
     return [
-        Row("faults", data, task, "hyperlearn", metric, value, seconds=tally.seconds, details=about)
+        Row("faults", data, task, "hyperlearn", metric, _finite(value), seconds=tally.seconds, details=about)
         for metric, value in figures.items()
     ]
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def main() -> None:
