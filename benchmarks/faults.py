@@ -344,7 +344,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
     arguments = parser.parse_args()
     rng = np.random.default_rng(arguments.seed)
-    rows, broken = [], []
+    rows, told, broken = [], [], []
     with tempfile.TemporaryDirectory(prefix="hyperlearn-faults-") as folder:
         soak = prepared(Path(folder), arguments.sweeps, time.monotonic() + arguments.seconds)
         kinds = {
@@ -353,9 +353,10 @@ def main() -> None:
         }
         for task, (disturb, kills) in kinds.items():
             tally = disturb(soak, kills, rng)
+            told.append(f"{task}: factors differ by {tally.difference:.1e} of the largest entry at most")
             rows += rows_of(task, tally, soak, arguments.seed)
             broken += [f"{task}: {problem}" for problem in tally.broken()]
-    print(table(rows))
+    print(table(rows), *told, sep="\n")
     if arguments.json:
         write_rows(rows, arguments.json)
     if broken:
