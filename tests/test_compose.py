@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -161,9 +162,19 @@ def up(
 
 def owners(dashboard: str) -> dict[str, list[str]]:
     """What the scheduler's workers have declared, by their addresses."""
-    with urllib.request.urlopen(f"{dashboard}/json/identity.json", timeout=5) as answer:
-        workers: dict[str, Any] = json.load(answer)["workers"]
-    return {address: list(worker["resources"]) for address, worker in workers.items()}
+    answers: list[dict[str, Any]] = []
+
+    def answered() -> bool:
+        # Dask fails with 500 while a worker's last report times tasks: such times have tuples for names.
+        try:
+            with urllib.request.urlopen(f"{dashboard}/json/identity.json", timeout=5) as answer:
+                answers.append(json.load(answer))
+        except urllib.error.HTTPError:
+            return False
+        return True
+
+    assert_soon(answered)
+    return {address: list(worker["resources"]) for address, worker in answers[0]["workers"].items()}
 
 
 def do_the_job(machine: Machine) -> None:
