@@ -137,18 +137,22 @@ def best(run: Callable[[], object]) -> float:
 
 def our_seconds(tensor: SparseTensor, rank: int, dtype: str, schedule: str) -> float:
     """The median of a few sweeps after the first two."""
-    names = tuple(f"m{mode}" for mode in range(tensor.order))
-    relation = Relation("entries", names, tensor.shape, tensor.nnz, lambda: tensor)
-    entities = {m: Modality(m, np.arange(n).astype(str)) for m, n in zip(names, tensor.shape)}
-    executor = LocalExecutor(
-        Hypergraph(entities, {"entries": relation}, {}), Setting(dtype, {"entries": 0.0}, {})
-    )
+    names, hypergraph = in_memory(tensor)
+    executor = LocalExecutor(hypergraph, Setting(dtype, {"entries": 0.0}, {}))
     sizes = dict(zip(names, tensor.shape))
     problem = build_problem(sizes, {"entries": names}, {}, {"all": rank}, {}, 1e-6)
     rng = np.random.default_rng(0)
     factors = {m: rng.random((n, rank)).astype(dtype) for m, n in sizes.items()}
     run = sweeps(problem, executor, factors, schedule)
     return float(np.median([report.seconds for report, _, _ in itertools.islice(run, 5)][2:]))
+
+
+def in_memory(tensor: SparseTensor) -> tuple[tuple[str, ...], Hypergraph]:
+    """A hypergraph of one relation, ``entries``, and the names of its modalities."""
+    names = tuple(f"m{mode}" for mode in range(tensor.order))
+    relation = Relation("entries", names, tensor.shape, tensor.nnz, lambda: tensor)
+    entities = {m: Modality(m, np.arange(n).astype(str)) for m, n in zip(names, tensor.shape)}
+    return names, Hypergraph(entities, {"entries": relation}, {})
 
 
 def _pygenten_rows(
@@ -166,7 +170,7 @@ def _pygenten_rows(
 
         def run(sweeps: int, method: str = method) -> float:
             began = time.perf_counter()
-            with _silence():
+            with quiet():
                 pygenten.cp_als(
                     theirs_tensor,
                     rank=rank,
@@ -187,7 +191,7 @@ def _pygenten_rows(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what a library in C++ prints to stdout."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
