@@ -24,7 +24,7 @@ from hyperlearn_dask.factorization.problem import build_problem
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.fit import fit
 
-STARTS = ("auto", "degree")
+STARTS = ("auto",)
 SCHEDULES = ("parallel", "sequential")
 TOLERANCE = 1e-5
 SWEEPS = 300
@@ -46,9 +46,7 @@ class Run:
 @click.option("--rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--start", "starts", multiple=True, default=STARTS, show_default=True)
 @click.option("--peers/--no-peers", default=True, help="Whether pygenten runs too.")
-def main(
-    tate: Path, output: Path | None, seeds: int, rank: int, starts: Sequence[str], peers: bool
-) -> None:
+def main(tate: Path, output: Path | None, seeds: int, rank: int, starts: Sequence[str], peers: bool) -> None:
     """Where training ends from many starts."""
     tensor = read_frostt(tate)
     runs: dict[str, list[Run]] = {}
@@ -94,9 +92,7 @@ def pygenten_run(tensor: SparseTensor, rank: int, seed: int) -> Run:
     theirs = pygenten.Sptensor(tensor.shape, subscripts, tensor.values.astype(np.float64))
     began = time.perf_counter()
     with quiet():
-        found, *_ = pygenten.cp_als(
-            theirs, rank=rank, maxiters=SWEEPS, tol=TOLERANCE, seed=seed, printitn=0
-        )
+        found, *_ = pygenten.cp_als(theirs, rank=rank, maxiters=SWEEPS, tol=TOLERANCE, seed=seed, printitn=0)
     seconds = time.perf_counter() - began
     factors = [np.array(factor) for factor in found.factor_matrices]
     factors[0] = factors[0] * np.array(found.weights)

@@ -10,10 +10,11 @@ from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_h
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Shard
-from hyperlearn_dask.factorization.starts import SAMPLE, start_factors
+from hyperlearn_dask.factorization.starts import SAMPLE, evenly, start_factors
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.encoding import described
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
+from hyperlearn_dask.training.heats import better_start
 
 
 def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:
@@ -34,7 +35,7 @@ def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -
 
 def _sample(shard: Shard, place: ShardPlace, total: int) -> list[SparseTensor]:
     """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
-    entries = np.arange(total) if total <= SAMPLE else np.linspace(0, total - 1, SAMPLE).astype(np.int64)
+    entries = evenly(total, SAMPLE)
     found, start = [], place.start
     for part in shard.parts():
         stop = start + part.tensor.nnz
@@ -61,6 +62,9 @@ def _start_step(
         shape = tuple(problem.sizes[m] for m in problem.terms[name].modalities)
         coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
         whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
+    if kind == "auto":
+        kind = better_start(problem, whole, seed)
+        return start_factors(problem, whole, kind, seed, dtype, only_zero=True)
     return start_factors(problem, whole, kind, seed, dtype)
 
 

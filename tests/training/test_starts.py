@@ -29,12 +29,51 @@ def power_law() -> SparseTensor:
     return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), SHAPE)
 
 
+def clear_groups() -> SparseTensor:
+    """Hyperedges within four planted groups of entities, all of them alike."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 4, size=3000)
+    columns = [rng.integers(0, size // 4, 3000) + group * (size // 4) for size in SHAPE]
+    rows = np.unique(np.column_stack(columns), axis=0)
+    return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), SHAPE)
+
+
+def many_groups() -> SparseTensor:
+    """Many more planted groups than columns, few of them large, with power-law degrees."""
+    rng = np.random.default_rng(0)
+    frequency = 1 / np.arange(1, 61)
+    group = rng.choice(60, size=6000, p=frequency / frequency.sum())
+    shape, columns = (600, 200, 150, 300), []
+    for size in shape:
+        order = np.array([rng.permutation(size) for _ in range(60)])
+        weight = 1 / np.arange(1, size + 1) ** 1.2
+        columns.append(order[group, rng.choice(size, 6000, p=weight / weight.sum())])
+    rows = np.unique(np.column_stack(columns), axis=0)
+    return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), shape)
+
+
+@pytest.mark.parametrize(
+    ("make", "width", "better"), [(many_groups, 8, "degree"), (clear_groups, 4, "clustered")]
+)
+def test_auto_takes_the_start_that_ends_lower(make, width, better) -> None:
+    tensor = make()
+    hypergraph = hypergraph_of({"joins": (NAMES, tensor)}, dict(zip(NAMES, tensor.shape)))
+    problem = problem_of(hypergraph, {"joins": TermSettings()}, TrainingSpec(groups={"all": width}), {})
+    for seed in range(2):
+        ends = {}
+        for start in ("auto", "clustered", "degree"):
+            training = TrainingSpec(groups={"all": width}, start=start, sweeps=40, seed=seed)
+            ends[start] = fit(hypergraph, problem, training).history[-1]["objective"]
+        other = ({"clustered", "degree"} - {better}).pop()
+        assert ends["auto"] == ends[better] < 0.997 * ends[other]
+
+
 def test_no_seed_collapses_and_all_end_about_as_low() -> None:
     tensor = power_law()
     hypergraph = hypergraph_of({"joins": (NAMES, tensor)}, dict(zip(NAMES, SHAPE)))
     final = []
     for seed in range(20):
-        training = TrainingSpec(groups={"all": 6}, start="degree", seed=seed, sweeps=60, tolerance=1e-5)
+        training = TrainingSpec(groups={"all": 6}, seed=seed, sweeps=60, tolerance=1e-5)
         problem = problem_of(hypergraph, {"joins": TermSettings()}, training, {})
         final.append(fit(hypergraph, problem, training).history[-1]["objective"])
     assert max(final) < 0.97 * np.square(tensor.values).sum()  # A = 0 leaves all of it
