@@ -93,6 +93,8 @@ def _cpu_cluster(
     # (Numba's is set by every step: its variable must not change in the process that starts workers.)
     pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     environment = config.get("distributed.nanny.pre-spawn-environ") | dict.fromkeys(pools, threads)
+    # Threads of OpenMP that spin while they wait would take the cores of the other workers.
+    environment["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     shared = {
         "protocol": "tcp://" if security is None else "tls://",
         "security": security,

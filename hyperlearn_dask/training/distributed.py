@@ -8,9 +8,10 @@
    and of its direction makes the next factor's rows itself.
 4. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
    the tasks in it.
-5. A step depends on those before it only while they have not ended. So Dask forgets them, and never
-   makes anything again: what is lost with a worker is :class:`..executor.Lost`, and the driver goes
-   on from the last safe point on the workers that are there.
+5. A step depends on those before it only while they have not ended, and now and then all are let end:
+   as Dask keeps a task until those after it are forgotten, it forgets them then. Nothing is made again:
+   what is lost with a worker is :class:`..executor.Lost`, and the driver goes on from the last safe
+   point on the workers that are there.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from weakref import finalize
@@ -73,6 +74,8 @@ from hyperlearn_dask.training.watch import LOSSES, Watch
 
 CHECK_SECONDS = 2.0  # between looks for workers that have come
 GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep
+ROOM = 1 << 28  # bytes: workers have room for all factors of one sweep more, if they are no larger
+LINEAGE = 8  # sweeps of which one step leads to the next, before all are let end
 _runs = itertools.count()
 _UNKNOWN = Large()  # of a receipt that is not here
 
@@ -100,7 +103,7 @@ class _Sum:
 
     factor: _Result
     direction: _Result
-    alpha: float
+    alpha: _Part | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +118,15 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a step is given and gives: (part of) a result. ``shared``: its readers shall keep a copy."""
+    """What a step is given and gives: (part of) a result.
+
+    ``shared``: its readers shall keep a copy; ``told``: it is in the receipt, so small is it.
+    """
 
     result: _Result
     path: tuple[Key, ...] = ()
     shared: bool = False
+    told: bool = False
 
 
 class DaskExecutor:
@@ -153,6 +160,8 @@ class DaskExecutor:
         # Receipts are small and on the host; what is on a device is not for them.
         longest = max(self._sizes.values()) * np.dtype(setting.dtype).itemsize
         self.whole = self.device == "cpu" and longest <= SMALL // 16
+        factors = sum(self._sizes.values()) * problem.rank * np.dtype(setting.dtype).itemsize
+        self._roomy = factors <= ROOM
         self._watch = Watch(client)
         self._run = Run(client.id, next(_runs), 0)
         self.numbers = itertools.count()
@@ -172,7 +181,7 @@ class DaskExecutor:
         self.places = make_shards(problem, self._counts, indptrs, self._spec, len(workers))
         self.placement = self._place(workers, strict=True)
         with contextlib.suppress(ImportError):  # a scheduler without our package cannot tell
-            self._everywhere(greet, client.run_on_scheduler(_clients), seconds=GOODBYE_SECONDS)
+            self._everywhere(greet, self._watch.at_scheduler(_clients), seconds=GOODBYE_SECONDS)
 
     # Steps.
 
@@ -198,14 +207,14 @@ class DaskExecutor:
     def pick(self, handle: _Part, key: Key) -> Handle:
         return _Part(handle.result, (*handle.path, key))
 
+    def small(self, handle: _Part, nbytes: int) -> Handle:
+        return replace(handle, told=nbytes <= SMALL)
+
     def rows(self, handle: _Part, place: ShardPlace, mode: int) -> Handle:
         return _Part(handle.result, (*handle.path, place.reads(mode)), shared=True)
 
-    def moved(self, modality: str, factor: _Part, direction: _Part, alpha: float) -> Handle:
+    def moved(self, modality: str, factor: _Part, direction: _Part, alpha: _Part | float) -> Handle:
         handle: _Part = self.at_modality(f"step-{modality}", modality, move, factor, direction, alpha)
-        before, way = (_within(part.result.value, part.path) for part in (factor, direction))
-        if not has_large([before, way]):
-            handle.result.value = move(None, before, way, alpha)
         for (address, path), rows in factor.result.copies.items():
             along = direction.result.copies.get((address, (*direction.path, path[-1])))
             if isinstance(rows, _Result) and isinstance(along, _Result):
@@ -226,6 +235,9 @@ class DaskExecutor:
             values[i] = value
         following = iter(values)
         return _visit(handles, lambda part: next(following))
+
+    def ahead(self, sweep: int) -> int:
+        return 1 if self._roomy and sweep % LINEAGE else 0
 
     # What becomes of the workers.
 
@@ -400,7 +412,7 @@ class _Letter:
         self.reads: list[_Result] = []
         self.copies: list[_Result] = []
 
-    def enclose(self, part: _Part | Future) -> Kept | Given | Moved:
+    def enclose(self, part: _Part | Future) -> Any:
         """What stands for a part in the order, and what must come along."""
         if isinstance(part, Future):
             return self._sent(part, (), None)
@@ -417,9 +429,12 @@ class _Letter:
         keep_as = None if new is None else new.number
         if isinstance(copy, _Sum) and keep_as is not None:
             factor, direction = self._kept(copy.factor, ()), self._kept(copy.direction, ())
-            return Moved(factor, direction, copy.alpha, keep_as)
+            alpha = self.enclose(copy.alpha) if isinstance(copy.alpha, _Part) else copy.alpha
+            return Moved(factor, direction, alpha, keep_as)
+        if part.told and not has_large(value := _within(result.value, part.path)):
+            return value  # it has been here, so this step depends on none before
         self.reads.append(result)
-        if self._executor.whole:
+        if self._executor.whole or part.told:
             return self._sent(result.receipt, part.path, keep_as)
         form: Form = "as it is" if self._executor.device == "cpu" else "parcel"
         return self._sent(self._executor.hand_out(part, form), (), keep_as, packed=form == "parcel")

@@ -141,16 +141,24 @@ class Executor(Protocol):
         """A part of what a step gives: a field, an item of a dict."""
         ...
 
+    def small(self, handle: Handle, nbytes: int) -> Handle:
+        """The same; it is said to hold no array of more bytes, so it may travel with less ado."""
+        ...
+
     def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
         """What a shard needs of a factor or direction: of its sort mode only its rows."""
         ...
 
-    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: float) -> Handle:
+    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: Handle) -> Handle:
         """``factor + alpha direction``, also at the shards that have rows of both."""
         ...
 
     def gather(self, handles: Any) -> Any:
         """The values of handles, in whatever lists and dicts they stand."""
+        ...
+
+    def ahead(self, sweep: int) -> int:
+        """How many sweeps may be without a report once it has been given this one's steps."""
         ...
 
     def recover(self) -> None:
@@ -228,14 +236,20 @@ class LocalExecutor:
     def pick(self, handle: Handle, key: Key) -> Handle:
         return part_of(handle, (key,))
 
+    def small(self, handle: Handle, nbytes: int) -> Handle:
+        return handle
+
     def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
         return part_of(handle, (place.reads(mode),))
 
-    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: float) -> Handle:
+    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: Handle) -> Handle:
         return self._timed(f"step-{modality}", move, None, factor, direction, alpha)
 
     def gather(self, handles: Any) -> Any:
         return handles if self.device == "cpu" else each_array(handles, to_host)
+
+    def ahead(self, sweep: int) -> int:
+        return 0
 
     def recover(self) -> None:
         pass

@@ -321,7 +321,7 @@ def _optimise(
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
         directions = held(executor, state.directions)
         codes = {m: directions[m] for m in state.codes}
-        before = Course(held(executor, proposals), directions, {}, state.slope, codes)
+        before = Course(held(executor, proposals), directions, {}, [state.slope], codes)
         history += state.history
         encoded = go_on(held(executor, state.codes), features, len(history))
         best = Point(factors, {}, encoded)
@@ -350,10 +350,10 @@ def _state(
 ) -> State:
     proposals = {m: executor.pick(proposal, "direction") for m, proposal in course.proposals.items()}
     ways = {m: course.way(m) for m in course.directions}
-    proposals, ways = executor.gather([proposals, ways])
+    proposals, ways, slopes = executor.gather([proposals, ways, course.slopes])
     factors, codes = _values(executor, point)
     other, other_codes = ({}, {}) if best is point else _values(executor, best)
-    return State(tuple(history), factors, codes, proposals, ways, other, other_codes, course.slope)
+    return State(tuple(history), factors, codes, proposals, ways, other, other_codes, float(sum(slopes)))
 
 
 def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -376,7 +376,7 @@ def _sample_posterior(
     for m, below_each_other in state.kept.items():
         kept[m] += [*below_each_other.reshape(-1, problem.sizes[m], problem.rank)]
     thin = -(-training.draws // KEPT_DRAWS)
-    point = point_at(executor, held(executor, state.drawn or state.factors))
+    point = point_at(problem, executor, held(executor, state.drawn or state.factors))
     for report, drawn in draws(problem, executor, point, training.seed, done=state.draw):
         if on_sweep is not None:
             on_sweep(report)

@@ -7,6 +7,7 @@ is large. So nothing large is in the scheduler's books, and what a worker has lo
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -77,7 +78,7 @@ class Moved:
 
     factor: Kept
     direction: Kept
-    alpha: float
+    alpha: float | Kept | Given
     keep_as: int
 
 
@@ -129,12 +130,17 @@ class Memory:
         return self.results[number]
 
 
+class _Over(Exception):
+    """A step comes of a training that is over: it was ahead of what was asked for."""
+
+
 @dataclass
 class _Desk:
     """A worker's memories, by training, and whether it is at work: a step has all of its cores."""
 
     busy: threading.Lock = field(default_factory=threading.Lock)
     memories: dict[tuple[str, int], Memory] = field(default_factory=dict)
+    over: set[tuple[str, int]] = field(default_factory=set)  # trainings that steps may still come of
 
 
 _desks: WeakKeyDictionary[Worker, _Desk] = WeakKeyDictionary()
@@ -147,6 +153,12 @@ def carry_out(what: Order | Piece, given: list[Any]) -> Any:
     """
     worker = get_worker()
     desk = _desks.setdefault(worker, _Desk())
+    with contextlib.suppress(_Over):
+        return _carried_out(what, given, worker, desk)
+    return None
+
+
+def _carried_out(what: Order | Piece, given: list[Any], worker: Worker, desk: _Desk) -> Any:
     if isinstance(what, Piece):
         part = part_of(_memory(desk, what.run).get(what.result), what.path)
         if what.form == "parcel":
@@ -213,14 +225,20 @@ def greet(clients: Collection[str]) -> None:
     for client, number in list(desk.memories):
         if client not in clients:
             del desk.memories[client, number]
+    desk.over = {training for training in desk.over if training[0] in clients}
 
 
 def forget(run: Run) -> None:
     """Free what is kept for a training."""
-    _desks.setdefault(get_worker(), _Desk()).memories.pop((run.client, run.number), None)
+    desk = _desks.setdefault(get_worker(), _Desk())
+    with desk.busy:
+        desk.over.add((run.client, run.number))
+        desk.memories.pop((run.client, run.number), None)
 
 
 def _memory(desk: _Desk, run: Run) -> Memory:
+    if (run.client, run.number) in desk.over:
+        raise _Over
     memory = desk.memories.setdefault((run.client, run.number), Memory(run.attempt))
     if memory.attempt > run.attempt:
         raise Lost("this step belongs to an attempt that was given up")
@@ -239,8 +257,8 @@ def _value(arg: Any, given: list[Any], memory: Memory) -> Any:
             memory.results[arg.keep_as] = value
         return value
     if isinstance(arg, Moved):
-        factor, direction = (_value(part, given, memory) for part in (arg.factor, arg.direction))
-        value = memory.results[arg.keep_as] = move(None, factor, direction, arg.alpha)
+        start, way, alpha = (_value(part, given, memory) for part in (arg.factor, arg.direction, arg.alpha))
+        value = memory.results[arg.keep_as] = move(None, start, way, alpha)
         return value
     if isinstance(arg, dict):
         return {name: _value(value, given, memory) for name, value in arg.items()}

@@ -10,13 +10,14 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, beside
 from hyperlearn_dask.factorization.blocks import assemble
-from hyperlearn_dask.factorization.objective import at_step, moments
+from hyperlearn_dask.factorization.objective import moments
 from hyperlearn_dask.factorization.posterior import draw_block
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product
 from hyperlearn_dask.training.executor import Executor
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.schedule import (
+    Course,
     Point,
     all_products,
     along,
@@ -57,12 +58,16 @@ def draws(
             moves[modality] = executor.at_modality(
                 f"move-{modality}", modality, _move, problem, modality, before.factors[modality], factor
             )
-            point = point_at(executor, {**point.factors, modality: factor}, keep=point.grams, new=modality)
+            point = point_at(
+                problem, executor, {**point.factors, modality: factor}, keep=point.grams, new=modality
+            )
         directions, along_them = (
             {m: executor.pick(way, name) for m, way in moves.items()} for name in ("direction", "moments")
         )
-        line, _ = along(problem, executor, before, directions, along_them, squares)
-        parts = at_step(line, 1.0)
+        name = f"objective-{number}"
+        course = Course({}, directions, along_them, [])
+        step = along(problem, executor, before, course, squares, name, alpha=1.0)
+        parts = executor.gather(executor.pick(step, "parts"))
         seconds = time.perf_counter() - began
         took, received = dict(executor.seconds), dict(executor.received)
         yield SweepReport(number, sum(parts.values()), parts, None, seconds, took, received), point

@@ -9,25 +9,20 @@ minimiser alpha of F along D, so F never rises:
 - ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
 
 A modality with an encoder moves its encoder's parameters, and its rows with them.
+
+What a sweep decides, how far its direction turns and how long its step is, steps decide where they run.
+So the next sweep can be on its way before anybody has seen this one's objective.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from hyperlearn_dask.factorization.objective import (
-    Moments,
-    at_step,
-    best_step,
-    gram_along,
-    objective_line,
-)
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
@@ -37,6 +32,7 @@ from hyperlearn_dask.training.steps import (
     products_of_shard,
     proposal_of,
     squares_of_shard,
+    step_along,
     way_along,
 )
 
@@ -55,15 +51,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Course:
-    """Where a sweep goes: handles of its proposals, directions and their moments, and its slope.
+    """Where a sweep goes: handles of its proposals, directions and their moments, and of F's slopes.
 
-    ``codes``: the directions of the encoders' codes.
+    ``slopes``: along the proposal of each block, or their sum, the slope of F; ``codes``: the directions
+    of the encoders' codes.
     """
 
     proposals: dict[str, Handle]
     directions: dict[str, Handle]
     moments: dict[str, Handle]
-    slope: float
+    slopes: list[Handle]
     codes: dict[str, Handle] = field(default_factory=dict)
 
     def way(self, modality: str) -> Handle:
@@ -87,29 +84,35 @@ def sweeps(
     """
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
     squares = sum_of_squares(problem, executor)
-    point = replace(point_at(executor, factors), encoded=encoded or {})
-    for number in itertools.count(done + 1):
-        began = time.perf_counter()
-        executor.seconds.clear()
-        executor.received.clear()
+    point = replace(point_at(problem, executor, factors), encoded=encoded or {})
+    executor.seconds.clear()
+    executor.received.clear()
+    under_way: deque[tuple[int, Handle, Point, Course]] = deque()
+    began = time.perf_counter()
+    for latest in itertools.count(done + 1):
         course = propose(problem, executor, point, course)
-        parts, moments = along(problem, executor, point, course.directions, course.moments, squares)
-        alpha = best_step(parts)
-        point = _advance(executor, point, course, moments, alpha)
-        values = at_step(parts, alpha)
-        yield (
-            SweepReport(
+        step = along(problem, executor, point, course, squares, f"step-{latest}")
+        point = _advance(executor, problem, point, course, step)
+        course = replace(course, slopes=[executor.small(executor.pick(step, "slope"), 8)])
+        under_way.append((latest, step, point, course))
+        while len(under_way) > executor.ahead(latest):
+            number, step, there, way = under_way.popleft()
+            alpha, parts = executor.gather([executor.pick(step, name) for name in ("alpha", "parts")])
+            now = time.perf_counter()
+            report = SweepReport(
                 sweep=number,
-                objective=sum(values.values()),
-                parts=values,
+                objective=sum(parts.values()),
+                parts=parts,
                 step=alpha,
-                seconds=time.perf_counter() - began,
+                seconds=now - began,
                 seconds_by=dict(executor.seconds),
                 bytes_by=dict(executor.received),
-            ),
-            point,
-            course,
-        )
+            )
+            executor.seconds.clear()
+            executor.received.clear()
+            yield report, there, way
+            # Sweeps under way go on while the caller looks at the report.
+            began = now if under_way else time.perf_counter()
 
 
 def propose_parallel(
@@ -122,17 +125,20 @@ def propose_parallel(
     for modality in point.factors:
         products = shared[modality] + own_products(problem, executor, point, modality, one_pass=False)
         proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
-    slopes = executor.gather(
-        [[executor.pick(p, name) for name in ("slope", "previous_slope")] for p in proposals.values()]
-    )
-    slope, previous_slope = (float(sum(s)) for s in zip(*slopes))
-    # beta = max(0, <g, P - P_before> / <g_before, P_before>)
-    beta = 0.0 if course is None or course.slope <= 0 else max(0.0, (slope - previous_slope) / course.slope)
+    slopes = _slopes(executor, proposals, "slope")
+    turn = None
+    if course is not None:
+        [slope] = course.slopes
+        turn = [slopes, _slopes(executor, proposals, "previous_slope"), slope]
     ways = {
-        m: _way(problem, executor, point, m, p, beta, None if course is None else course.way(m))
+        m: _way(problem, executor, point, m, p, turn, None if course is None else course.way(m))
         for m, p in proposals.items()
     }
-    return _course(executor, problem, proposals, ways, slope)
+    return _course(executor, problem, proposals, ways, slopes)
+
+
+def _slopes(executor: Executor, proposals: Mapping[str, Handle], name: str) -> list[Handle]:
+    return [executor.small(executor.pick(p, name), 8) for p in proposals.values()]
 
 
 def _course(
@@ -140,12 +146,12 @@ def _course(
     problem: Problem,
     proposals: dict[str, Handle],
     ways: dict[str, Handle],
-    slope: float,
+    slopes: list[Handle],
 ) -> Course:
     directions, moments, codes = (
         {m: executor.pick(way, part) for m, way in ways.items()} for part in ("direction", "moments", "code")
     )
-    return Course(proposals, directions, moments, slope, {m: codes[m] for m in problem.encoders})
+    return Course(proposals, directions, moments, slopes, {m: codes[m] for m in problem.encoders})
 
 
 def propose_sequential(
@@ -157,11 +163,13 @@ def propose_sequential(
         factor = point.factors[modality]
         products = all_products(problem, executor, point, modality)
         proposal = _solve(problem, executor, point, modality, products, None)
-        ways[modality] = _way(problem, executor, point, modality, proposal, 0.0, None)
+        ways[modality] = _way(problem, executor, point, modality, proposal, None, None)
         moved = executor.moved(modality, factor, executor.pick(ways[modality], "direction"), 1.0)
-        there = point_at(executor, {**point.factors, modality: moved}, keep=point.grams, new=modality)
+        there = point_at(
+            problem, executor, {**point.factors, modality: moved}, keep=point.grams, new=modality
+        )
         point = replace(there, encoded=point.encoded)
-    return _course(executor, problem, {}, ways, 0.0)
+    return _course(executor, problem, {}, ways, [])
 
 
 def _shared_products(problem: Problem, executor: Executor, point: Point) -> dict[str, list[Handle]]:
@@ -268,7 +276,7 @@ def _way(
     point: Point,
     modality: str,
     proposal: Handle,
-    beta: float,
+    turn: list[Any] | None,
     before: Handle | None,
 ) -> Handle:
     return executor.at_modality(
@@ -279,7 +287,7 @@ def _way(
         modality,
         point.factors[modality],
         executor.pick(proposal, "direction"),
-        beta,
+        turn,
         before,
         point.encoded.get(modality),
     )
@@ -295,36 +303,44 @@ def along(
     problem: Problem,
     executor: Executor,
     point: Point,
-    directions: Mapping[str, Handle],
-    moments: Mapping[str, Handle],
+    course: Course,
     squares: Mapping[str, float],
-) -> tuple[dict[str, np.ndarray], dict[str, Moments]]:
-    """The summands of F(A + alpha D) as polynomials in alpha, and the moments of every modality."""
-    lines: dict[str, list[Handle]] = {name: [] for name in problem.terms}
-    backgrounds: dict[str, list[Handle]] = {name: [] for name in problem.terms}
+    name: str,
+    alpha: float | None = None,
+) -> Handle:
+    """The :class:`..steps.Step` along a course, of the best length unless one is given."""
+    lines: dict[str, list[Handle]] = {term: [] for term in problem.terms}
+    backgrounds: dict[str, list[Handle]] = {term: [] for term in problem.terms}
     for place in executor.places:
         if place.modality:
             continue  # its entries are in shards too
         factors = _rows_at(problem, executor, place, point.factors)
-        ways = _rows_at(problem, executor, place, directions)
-        (backgrounds if place.holds_contexts else lines)[place.relation].append(
-            executor.at_shard(f"line-{place.name}", place, line_of_shard, problem, factors, ways)
-        )
-    by_modality, lines, backgrounds = executor.gather([dict(moments), lines, backgrounds])
-    return objective_line(problem, lines, backgrounds, squares, by_modality), by_modality
+        ways = _rows_at(problem, executor, place, course.directions)
+        line = executor.at_shard(f"line-{place.name}", place, line_of_shard, problem, factors, ways)
+        term = problem.terms[place.relation]
+        order, width = len(term.modalities), len(term.columns)
+        if place.holds_contexts:
+            backgrounds[place.relation].append(executor.small(line, 8 * (2 * order - 1) * width**2))
+        else:
+            lines[place.relation].append(executor.small(line, 8 * (2 * order + 1)))
+    moments = {m: executor.small(known, _gram_bytes(problem)) for m, known in course.moments.items()}
+    home = next(iter(point.factors))
+    return executor.at_modality(
+        name, home, step_along, problem, lines, backgrounds, squares, moments, course.slopes, alpha
+    )
 
 
-def _advance(
-    executor: Executor,
-    point: Point,
-    course: Course,
-    moments: Mapping[str, Moments],
-    alpha: float,
-) -> Point:
+def _gram_bytes(problem: Problem) -> int:
+    return 8 * (problem.rank + 1) ** 2
+
+
+def _advance(executor: Executor, problem: Problem, point: Point, course: Course, step: Handle) -> Point:
     """The point a step further; its Grams follow from the moments."""
+    alpha = executor.small(executor.pick(step, "alpha"), 8)
+    grams = executor.pick(step, "grams")
     return Point(
         {m: executor.moved(m, factor, course.directions[m], alpha) for m, factor in point.factors.items()},
-        {m: gram_along(moments[m], alpha) for m in point.factors},
+        {m: executor.small(executor.pick(grams, m), _gram_bytes(problem)) for m in point.factors},
         {
             m: {
                 **encoded,
@@ -337,6 +353,7 @@ def _advance(
 
 
 def point_at(
+    problem: Problem,
     executor: Executor,
     factors: dict[str, Handle],
     keep: Mapping[str, Handle] | None = None,
@@ -345,7 +362,8 @@ def point_at(
     """A point with its Grams: all of them made, or only of the ``new`` factor and the others kept."""
     grams = dict(keep or {})
     for m in factors if new is None else [new]:
-        grams[m] = executor.at_modality(f"gram-{m}", m, gram_of, factors[m])
+        gram = executor.at_modality(f"gram-{m}", m, gram_of, factors[m])
+        grams[m] = executor.small(gram, _gram_bytes(problem))
     return Point(factors, grams)
 
 

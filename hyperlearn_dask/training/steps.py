@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, array_module, beside
+from hyperlearn_dask.backend import Array, array_module, beside, to_host
 from hyperlearn_dask.factorization import encoder as encoders
 from hyperlearn_dask.factorization.blocks import assemble, descent
 from hyperlearn_dask.factorization.encoder import Encoder
 from hyperlearn_dask.factorization.grams import augmented_gram, moved
-from hyperlearn_dask.factorization.objective import Moments, moments
+from hyperlearn_dask.factorization.objective import (
+    Moments,
+    at_step,
+    best_step,
+    gram_along,
+    moments,
+    objective_line,
+)
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, Shard, take_columns
 
@@ -46,6 +53,19 @@ class Way:
     code: Array | None = None
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a sweep goes: alpha, the summands of F there, and the augmented Gram of every modality.
+
+    ``slope``: that of F along the proposals.
+    """
+
+    alpha: float
+    parts: dict[str, float]
+    grams: dict[str, np.ndarray]
+    slope: float
+
+
 def products_of_shard(
     shard: Shard,
     problem: Problem,
@@ -59,7 +79,7 @@ def products_of_shard(
 def line_of_shard(
     shard: Shard, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
 ) -> np.ndarray:
-    return shard.line(problem, factors, directions)
+    return to_host(shard.line(problem, factors, directions))
 
 
 def squares_of_shard(shard: Shard) -> float:
@@ -118,10 +138,12 @@ def way_along(
     modality: str,
     factor: Array,
     proposal: Array,
-    beta: float,
+    turn: Sequence[Any] | None,
     before: Array | None,
     encoded: Mapping[str, Any] | None,
 ) -> Way:
+    """``turn``: what :func:`conjugacy` takes; None for the proposal as it is."""
+    beta = 0.0 if turn is None else conjugacy(*turn)
     encoder = None if encoded is None else Encoder(problem.encoders[modality], laplacian, **encoded)
     direction = proposal
     if before is not None and beta != 0 and (encoder is None or encoder.conjugable):
@@ -132,6 +154,33 @@ def way_along(
     direction = spread(encoder.along(code), factor, free)
     known = moments(problem, modality, factor, direction, laplacian)
     return Way(direction, replace(known, encoder=encoders.cost(encoder, code, problem.ridge)), code)
+
+
+def conjugacy(slopes: Sequence[float], previous_slopes: Sequence[float], before: float) -> float:
+    """How much of the direction before makes a proposal conjugate to it, after Polak and Ribiere.
+
+    ``slopes``, ``previous_slopes``: of each block along its proposal, and along the one before;
+    ``before``: what F's slope along the latter was then.
+    """
+    # beta = max(0, <g, P - P_before> / <g_before, P_before>)
+    return max(0.0, (sum(slopes) - sum(previous_slopes)) / before) if before > 0 else 0.0
+
+
+def step_along(
+    _: Array | None,
+    problem: Problem,
+    lines: Mapping[str, Sequence[np.ndarray]],
+    backgrounds: Mapping[str, Sequence[np.ndarray]],
+    squares: Mapping[str, float],
+    by_modality: Mapping[str, Moments],
+    slopes: Sequence[float],
+    alpha: float | None,
+) -> Step:
+    """The step along all directions, of the best length unless one is given."""
+    summands = objective_line(problem, lines, backgrounds, squares, by_modality)
+    best = best_step(summands) if alpha is None else alpha
+    grams = {m: gram_along(of_one, best) for m, of_one in by_modality.items()}
+    return Step(best, at_step(summands, best), grams, float(sum(slopes)))
 
 
 def gram_of(_: Array | None, factor: Array) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
-from distributed import Client
+from distributed import Client, Scheduler
 from distributed.client import FutureCancelledError
 from distributed.scheduler import KilledWorker
 
@@ -87,6 +87,10 @@ class Watch:
         named = {address: str(worker["name"]) for address, worker in self._identity().items()}
         return {address: name for address, name in named.items() if name != address}
 
+    def at_scheduler(self, function: Callable[[Scheduler], Any]) -> Any:
+        """What a function gives there."""
+        return self._answer(partial(self._client.run_on_scheduler, function))
+
     def wait_for_workers(self, count: int) -> Workers:
         """The workers, once there are ``count`` or some time has passed, but at least one."""
         began = time.monotonic()
@@ -125,16 +129,20 @@ class Watch:
 
     def _identity(self) -> dict[str, Any]:
         """What the scheduler knows of its workers."""
+        known: dict[str, Any] = self._answer(partial(self._client.scheduler.identity, n_workers=-1))
+        workers: dict[str, Any] = known["workers"]
+        return workers
+
+    def _answer(self, awaitable: Callable[[], Awaitable[Any]]) -> Any:
+        """What the scheduler answers, who has some time for it."""
         try:
-            asking = self._start(partial(self._client.scheduler.identity, n_workers=-1))
-            workers: dict[str, Any] = asking.result(SCHEDULER_SECONDS)["workers"]
+            return self._start(awaitable).result(SCHEDULER_SECONDS)
         except (*LOSSES, RuntimeError, concurrent.futures.TimeoutError) as error:
             self.scheduler_lost = True
             raise SchedulerLost(
                 "the scheduler is lost; with another one the same command goes on from the last checkpoint",
                 key=self._address,
             ) from error
-        return workers
 
 
 def _words(error: BaseException) -> str:

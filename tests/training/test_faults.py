@@ -14,6 +14,7 @@ from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training import watch
 from hyperlearn_dask.training.checkpoint import Checkpoints
+from hyperlearn_dask.training.distributed import LINEAGE
 from hyperlearn_dask.training.executor import Lost, SchedulerLost
 from hyperlearn_dask.training.fit import fit
 from hyperlearn_dask.training.recovery import IN_VAIN, SafePoints, over_losses
@@ -146,17 +147,18 @@ def test_nothing_stays_on_the_workers(stored, cluster):
 
 
 def test_what_is_kept_does_not_grow_with_the_sweeps(stored, cluster):
-    problem, training = two_relations_problem(stored, sweeps=60)
+    early, late = 2 * LINEAGE, 7 * LINEAGE  # between them what is kept goes up and down
+    problem, training = two_relations_problem(stored, sweeps=late + 4)
     sizes = {}
 
     def on_sweep(report):
-        if report.sweep in (20, 59):
+        if report.sweep in (early, late):
             tasks = cluster.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
             sizes[report.sweep] = (sum(cluster.run(_results).values()), tasks)
 
     fit(stored, problem, training, client=cluster, on_sweep=on_sweep)
-    for early, late in zip(sizes[20], sizes[59]):
-        assert late <= early * 1.2 + 5
+    for before, after in zip(sizes[early], sizes[late]):
+        assert after <= before * 1.2 + 5
 
 
 def _memories(dask_worker):
