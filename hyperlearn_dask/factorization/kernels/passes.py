@@ -44,7 +44,9 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
                 total = none
                 a = load(first, row, column, none, count) if begin < end else none
                 for e in range(begin, end):
-                    _ask_for(others, coords, min(e + AHEAD, cuts[thread + 1] - 1), column, none)
+                    ahead = min(e + AHEAD, cuts[thread + 1] - 1)
+                    _ask_for(others, coords, ahead, column, none)
+                    _ask_for(own, coords, ahead, column, none)
                     factors = _gather(others, coords, e, column, none, count)
                     # sort mode: x prod_others; another mode m: x a prod_{others but m}
                     if out is not None:
