@@ -78,7 +78,8 @@ def moved(start: Array, step: float, direction: Array) -> Array:
 
 
 def scaled(matrix: Array, number: float) -> Array:
-    """A matrix times a number, in its dtype."""
-    if array_module(matrix) is np and matrix.flags.c_contiguous:
-        return dense.scaled(matrix, number)
-    return matrix * matrix.dtype.type(number)
+    """A matrix times a number, in its dtype and in C order."""
+    xp = array_module(matrix)
+    if xp is np:
+        return dense.scaled(np.ascontiguousarray(matrix), number)
+    return xp.ascontiguousarray(matrix) * matrix.dtype.type(number)
