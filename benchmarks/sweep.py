@@ -1,8 +1,8 @@
 """How fast training is: seconds per sweep over all modes, beside other libraries in the same run.
 
-``python -m benchmarks.sweep --json FILE [--tate tate4.tns.gz] [--quick] [--growth]``. Tensors are power laws
-(an entry's index in each mode is drawn with probability 1/place^0.6) and, where its file is given, the
-Tate collection's. All conversion and sorting is before the sweeps, in a row of its own.
+``python -m benchmarks.sweep --json FILE [--tate tate4.tns.gz] [--quick | --doubling | --storage]``. Tensors
+are power laws (an entry's index in each mode is drawn with probability 1/place^0.6) and, where its file is
+given, the Tate collection's. All conversion and sorting is before the sweeps, in a row of its own.
 
 ``seconds_per_sweep`` is all of a sweep of ours: products of all modes, Grams, solves, conjugate directions
 and the exact step with the objective; ``without_line_search`` leaves out the one pass over the entries that
@@ -57,11 +57,16 @@ DOUBLED = [1_000_000 * 2**k for k in range(7)]
 
 @click.command()
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the rows to this file.")
-@click.option("--tate", type=click.Path(path_type=Path, exists=True), help="The Tate tensor (FROSTT text).")
+@click.option(
+    "--tate",
+    type=click.Path(path_type=Path, exists=True),
+    help="The Tate tensor (FROSTT text), then only it and --data.",
+)
 @click.option("--data", multiple=True, type=click.Choice(list(SHAPES)), help="Only these tensors.")
 @click.option("--rank", "ranks", type=click.IntRange(1), multiple=True, default=(16, 32, 64))
 @click.option("--quick", is_flag=True, help="1M entries, rank 32, one method of pygenten.")
-@click.option("--growth", "grow", is_flag=True, help="Doubled entries, entries on disk and memory as well.")
+@click.option("--doubling", is_flag=True, help="Only 1M to 64M entries: what twice as many cost.")
+@click.option("--storage", is_flag=True, help="Only 10M stored entries: streamed, and memory.")
 @click.option("--limit", default=6.0, show_default=True, help="GiB that making the doubled entries may take.")
 @click.option("--peers/--no-peers", default=True, help="Whether other libraries run too.")
 def main(
@@ -70,13 +75,14 @@ def main(
     data: tuple[str, ...],
     ranks: tuple[int, ...],
     quick: bool,
-    grow: bool,
+    doubling: bool,
+    storage: bool,
     limit: float,
     peers: bool,
 ) -> None:
     """Seconds per sweep, ours and others'."""
     rows: list[Row] = []
-    names = QUICK if quick else data or tuple(SHAPES)
+    names = QUICK if quick else data or (() if tate or doubling or storage else tuple(SHAPES))
     for name in [*names, *(["Tate"] if tate is not None else [])]:
         began = time.perf_counter()
         tensor = power_law(*SHAPES[name]) if name in SHAPES else read_frostt(tate)
@@ -88,8 +94,10 @@ def main(
                 write_rows(rows, output)
             if peers and not quick and name in GOAL and rank == 32:
                 rows += _goal_rows(name, tensor, rank, _fastest(rows))
-    if grow:
-        rows += _growth_rows(int(limit * 2**30))
+    if doubling:
+        rows += _doubling_rows(int(limit * 2**30))
+    if storage:
+        rows += _storage_rows()
     if output is not None:
         write_rows(rows, output)
     click.echo(table(rows))
@@ -244,8 +252,8 @@ def _goal_rows(name: str, tensor: SparseTensor, rank: int, method: str | None) -
             yield ours("objective_ratio_to_pygenten", found / theirs)
 
 
-def _growth_rows(limit: int) -> Iterator[Row]:
-    """Doubled entries, entries on disk, and memory."""
+def _doubling_rows(limit: int) -> Iterator[Row]:
+    """Sweeps over more and more entries, as many as can be made in so many bytes."""
     shape = SHAPES["10M"][1]
     sizes = [size for size in DOUBLED if growth.fits(size, len(shape), limit)]
     before = None
@@ -255,6 +263,10 @@ def _growth_rows(limit: int) -> Iterator[Row]:
         if before is not None:
             yield row("ratio_to_half", seconds / before)
         before = seconds
+
+
+def _storage_rows() -> Iterator[Row]:
+    """Stored entries, read in every sweep or held, and the memory of a training."""
     tensor = power_law(*SHAPES["10M"])
     held, read = growth.streamed(tensor, 32)
     row = partial(_row, "10M", rank=32)
