@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -21,7 +23,7 @@ from threadpoolctl import ThreadpoolController
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
-from hyperlearn_dask.factorization.grams import inner, term_gram
+from hyperlearn_dask.factorization.grams import inner, scaled, term_gram
 from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.factorization.shards import Product
@@ -56,34 +58,49 @@ def assemble(
     place[columns] = np.arange(len(columns))
     xp = array_module(*(p.right for p in products))
     gram = problem.ridge_of(modality) * np.eye(len(columns))
-    right = xp.zeros((rows, len(columns)), dtype=dtype)
+    parts: list[tuple[tuple[Any, Any], float, Array]] = []  # of the right-hand sides: where, and scale * what
     row_grams = None
     for term in problem.terms_of(modality):
         free = term.free(term.mode(modality))
         to = place[term.columns[free]]
-        run = slice(None) if len(to) == len(columns) else beside(to, right)
+        run = slice(None) if len(to) == len(columns) else xp.asarray(to)
         scale = 2 * term.weight
         if term.absent == "zero":
             common, known = _zero_background(term, modality, grams)
             gram[np.ix_(to, to)] += scale * common
             if len(term.fixed(term.mode(modality))):
-                right[:, run] -= xp.asarray(scale * known, dtype=dtype)
+                parts.append(((slice(None), run), -scale, xp.asarray(known, dtype=dtype)))
         for product in products:
             if product.term != term.name:
                 continue
             if product.right is not None:
                 span = slice(product.first_row, product.first_row + len(product.right))
-                right[span, run] += scale * product.right
+                parts.append(((span, run), scale, product.right))
             if product.common is not None:
                 gram[np.ix_(to, to)] += scale * product.common
             if product.gram is not None:
                 if row_grams is None:
                     row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
                 _add_scaled(row_grams[span], to, scale, product.gram)
+    right = _sum(parts, (rows, len(columns)), dtype, xp)
     if row_grams is None:
         return BlockSystem(_regular(gram, dtype), right)
     row_grams += xp.asarray(gram, dtype=dtype)
     return BlockSystem(_regular(row_grams, dtype), right)
+
+
+def _sum(
+    parts: list[tuple[tuple[Any, Any], float, Array]], shape: tuple[int, int], dtype: np.dtype, xp: ModuleType
+) -> Array:
+    """Scaled parts added up, each at its rows and columns."""
+    if parts and parts[0][2].shape == shape:  # the first is all there is, or most: no zeros are made
+        (_, scale, whole), *parts = parts
+        total = scaled(whole, scale)
+    else:
+        total = xp.zeros(shape, dtype=dtype)
+    for where, scale, part in parts:
+        total[where] += scale * part
+    return total
 
 
 def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> None:

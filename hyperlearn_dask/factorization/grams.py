@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, to_host
@@ -11,25 +13,40 @@ from hyperlearn_dask.factorization.problem import Term
 ROWS_AT_ONCE = 1 << 20  # of a factor on a device, copied to float64
 
 
-def augmented_gram(left: Array, right: Array | None = None) -> np.ndarray:
-    """[A 1]'[A 1], or with a direction D, whose fixed columns are 0, [A 1]'[D 0].
+def augmented_gram(factor: Array) -> np.ndarray:
+    """[A 1]'[A 1], (rank + 1, rank + 1) in float64 on the host; the last row and column: fixed columns."""
+    return _augmented(factor, _products([(factor, factor)])[0])
 
-    float64 on the host, (rank + 1, rank + 1); the last row and column belong to fixed columns.
-    """
-    rank = left.shape[1]
-    gram = np.zeros((rank + 1, rank + 1))
-    gram[:rank, :rank], gram[rank, :rank] = _products(left, left if right is None else right)
-    if right is None:
-        gram[:rank, rank] = gram[rank, :rank]
-        gram[rank, rank] = len(left)
+
+def augmented_grams(factor: Array, direction: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The augmented Grams of A'A, A'D + D'A and D'D, with a direction D whose fixed columns are 0."""
+    pairs = [(factor, factor), (factor, direction), (direction, direction)]
+    aa, ad, dd = (_augmented(factor, product) for product in _products(pairs))
+    # of [A 1]'[D 0] and [D 0]'[D 0]
+    ad[:, -1] = 0
+    dd[-1, :] = dd[:, -1] = 0
+    return aa, ad + ad.T, dd
+
+
+def _augmented(factor: Array, product: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """[left 1]'[right 1] out of left' right and 1' right."""
+    rank = factor.shape[1]
+    gram = np.empty((rank + 1, rank + 1))
+    gram[:rank, :rank], gram[rank, :rank] = product
+    gram[:rank, rank] = gram[rank, :rank]
+    gram[rank, rank] = len(factor)
     return gram
 
 
-def _products(left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
-    """left' right and 1' right."""
+def _products(pairs: Sequence[tuple[Array, Array]]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """left' right and 1' right, of pairs."""
+    if array_module(pairs[0][0]) is np:
+        return dense.grams(tuple(pairs))
+    return [_products_on_device(left, right) for left, right in pairs]
+
+
+def _products_on_device(left: Array, right: Array) -> tuple[np.ndarray, np.ndarray]:
     xp = array_module(left)
-    if xp is np:
-        return dense.gram(left, right)
     # Summed in float64, some rows at a time: a copy of a whole factor might not fit.
     total = xp.zeros((left.shape[1] + 1, right.shape[1]))
     for start in range(0, len(left), ROWS_AT_ONCE):
@@ -58,3 +75,11 @@ def moved(start: Array, step: float, direction: Array) -> Array:
     if array_module(start) is np and start.flags.c_contiguous and direction.flags.c_contiguous:
         return dense.moved(start, step, direction)
     return start + start.dtype.type(step) * direction
+
+
+def scaled(matrix: Array, number: float) -> Array:
+    """A matrix times a number, in its dtype and in C order."""
+    xp = array_module(matrix)
+    if xp is np:
+        return dense.scaled(np.ascontiguousarray(matrix), number)
+    return xp.ascontiguousarray(matrix) * matrix.dtype.type(number)

@@ -14,7 +14,7 @@ from numpy.polynomial import polynomial
 
 from hyperlearn_dask.backend import Array, beside
 from hyperlearn_dask.factorization.filters import graph_product
-from hyperlearn_dask.factorization.grams import augmented_gram, inner, term_gram
+from hyperlearn_dask.factorization.grams import augmented_grams, inner, term_gram
 from hyperlearn_dask.factorization.problem import Problem
 
 
@@ -42,11 +42,7 @@ def moments(
 ) -> Moments:
     """The moments of a modality along its direction."""
     free = problem.free_columns(modality)
-    aa = augmented_gram(factor)
-    cross = augmented_gram(factor, direction)
-    dd = augmented_gram(direction)
-    dd[-1, :] = dd[:, -1] = 0  # a fixed column has direction 0
-    ad = cross + cross.T
+    aa, ad, dd = augmented_grams(factor, direction)
     # 1/2 eps ||A_free + alpha D_free||^2
     ridge = problem.ridge_of(modality) / 2 * np.array([float(g[free, free].sum()) for g in (aa, ad, dd)])
     graph = np.zeros(3)

@@ -37,7 +37,7 @@ def measure(threads: int, memory: float) -> Machine:
     large = rng.random((400_000, _RANK))
     stream = 3 * large.nbytes / _best(lambda: dense.moved(large, 0.5, large), threads)
     tall = rng.random((4_000, 32))
-    arithmetic = len(tall) * 32 * 32 * tall.itemsize / _best(lambda: dense.gram(tall, tall), threads)
+    arithmetic = len(tall) * 32 * 32 * tall.itemsize / _best(lambda: dense.grams(((tall, tall),)), threads)
     gather = [_gathering(rng, rows, threads) for rows in _ROWS]
     for at in range(len(gather) - 2, -1, -1):  # rows of less are never further away
         gather[at] = gather[at][0], max(gather[at][1], gather[at + 1][1])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hyperlearn_dask.factorization.kernels import dense
+from hyperlearn_dask.factorization.kernels import arrays, dense
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -15,10 +15,11 @@ def shape(request):
 def test_the_gram_is_the_matrix_product(shape, dtype):
     rng = np.random.default_rng(0)
     left, right = (rng.normal(size=shape).astype(dtype) for _ in range(2))
-    gram, sums = dense.gram(left, right)
     scale = TOLERANCE[dtype] * shape[0]
-    np.testing.assert_allclose(gram, left.astype(float).T @ right.astype(float), atol=scale)
-    np.testing.assert_allclose(sums, right.sum(axis=0, dtype=float), atol=scale)
+    pairs = ((left, right), (right, right))
+    for (a, b), (gram, sums) in zip(pairs, dense.grams(pairs), strict=True):
+        np.testing.assert_allclose(gram, a.astype(float).T @ b.astype(float), atol=scale)
+        np.testing.assert_allclose(sums, b.sum(axis=0, dtype=float), atol=scale)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -39,3 +40,28 @@ def test_a_step_is_taken_in_the_dtype_of_the_start():
     moved = dense.moved(start, 0.25, direction)
     assert moved.dtype == np.float32
     assert (moved == 2).all() and (start == 1).all()
+
+
+def test_arrays_of_kernels_begin_at_cache_lines_and_use_memory_again() -> None:
+    arrays.forget()
+    assert arrays.empty((0, 3), np.float32).shape == (0, 3)
+    for shape in [(1, 3), (7,), (1 << 15, 32)]:
+        assert arrays.empty(shape, np.float32).shape == shape
+        assert arrays.empty(shape, np.float32).ctypes.data % 64 == 0
+    matrix = arrays.zeros((1 << 15, 32), np.float32)
+    rows, place = matrix[1:].reshape(-1)[8:], matrix.ctypes.data
+    del matrix
+    another = arrays.empty((1 << 15, 32), np.float32)
+    another.fill(1)
+    assert not rows.any()  # what is looked at is in use
+    del rows
+    assert place == arrays.empty((1 << 15, 32), np.float32).ctypes.data
+
+
+def test_many_arrays_leave_little_behind() -> None:
+    many = [arrays.empty((1 << 15, 32), np.float32) for _ in range(arrays.KEPT + 3)]
+    assert len({a.ctypes.data for a in many}) == len(many)
+    del many
+    assert len(arrays._spare) == arrays.KEPT
+    arrays.forget()
+    assert not arrays._spare

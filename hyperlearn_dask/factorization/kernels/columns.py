@@ -114,6 +114,18 @@ def prefetch(typingctx, matrix, row, column, like):  # type: ignore[no-untyped-d
 
 
 @intrinsic
+def item(typingctx, array, at):  # type: ignore[no-untyped-def]
+    """array[at] of a 1-D array, for ``at`` from 0 on: no place is counted from the end."""
+
+    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        assert signature.args[0].ndim == 1 and signature.args[0].layout == "C", signature.args[0]
+        found = context.make_array(signature.args[0])(context, builder, args[0])
+        return builder.load(builder.gep(found.data, [args[1]]))
+
+    return array.dtype(array, types.intp), build
+
+
+@intrinsic
 def add_to(typingctx, totals, at, value):  # type: ignore[no-untyped-def]
     """totals[at, :] += value: float64 sums of columns, (any x width)."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import numba
 import numpy as np
 
-from hyperlearn_dask.factorization.kernels import passes
+from hyperlearn_dask.factorization.kernels import arrays, passes
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
@@ -48,9 +48,10 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
     # The sort mode first, then the other modes that are wanted
     wanted = [m for m in modes if m != sort]
     others = [*wanted, *(m for m in range(tensor.order) if m not in (sort, *wanted))]
-    out = np.empty((tensor.shape[sort], rank), dtype=dtype) if sort in modes else None
-    edges = np.zeros((threads, rank), dtype=dtype)
-    owns = tuple(np.zeros((threads, tensor.shape[m], rank), dtype=dtype) for m in wanted)
+    matrices = tuple(arrays.aligned(m) for m in matrices)
+    out = arrays.empty((tensor.shape[sort], rank), dtype) if sort in modes else None
+    edges = arrays.zeros((threads, rank), dtype)
+    owns = tuple(arrays.zeros((threads, tensor.shape[m], rank), dtype) for m in wanted)
     for column, width, count in _column_runs(rank):
         passes.mttkrp_pass(width, width == count)(
             tensor.row_starts,
@@ -173,6 +174,7 @@ def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) 
     """The coefficients of <X, [[A + alpha D]]>, (order + 1,)."""
     sort = tensor.sort_mode
     others = [m for m in range(tensor.order) if m != sort]
+    matrices, directions = (tuple(arrays.aligned(m) for m in of) for of in (matrices, directions))
     cuts, rows = _runs(tensor)
     line = np.zeros(tensor.order + 1)
     for column, width, count in _column_runs(matrices[0].shape[1]):

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, store
 
 # Rows whose products share the loads of the small matrix.
@@ -22,14 +23,17 @@ TOGETHER = 4
 TILE = 256
 
 
-def gram(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """left' right (R x R) and 1' right (R,) in float64, of (n x R) matrices."""
-    rank = left.shape[1]
+def grams(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """left' right (R x R) and 1' right (R,) in float64, of pairs of (n x R) matrices of one dtype.
+
+    One pass over the rows for all of them: a matrix in several pairs is read once.
+    """
+    rank = pairs[0][0].shape[1]
     width, full = _width(rank)
-    total = np.zeros((numba.get_num_threads(), rank + 1, -(-rank // width) * width))
-    _gram_pass(width, full)(np.ascontiguousarray(left), np.ascontiguousarray(right), total)
-    summed = total.sum(axis=0)[:, :rank]
-    return summed[:rank], summed[rank]
+    total = np.zeros((numba.get_num_threads(), len(pairs), rank + 1, -(-rank // width) * width))
+    lefts, rights = (tuple(np.ascontiguousarray(side) for side in sides) for sides in zip(*pairs))
+    _gram_pass(width, full)(lefts, rights, total)
+    return [(sums[:rank, :rank], sums[rank, :rank]) for sums in total.sum(axis=0)]
 
 
 def way(
@@ -49,7 +53,7 @@ def way(
     W (n x R), <G, W>, <G, B>
     """
     dtype, rank = block.dtype, block.shape[1]
-    found = np.empty_like(right)
+    found = arrays.empty(right.shape, right.dtype)
     inner = np.zeros((numba.get_num_threads(), 2))
     _way_pass(*_width(rank))(
         -gram.astype(dtype),
@@ -66,9 +70,22 @@ def way(
 
 def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
     """A + alpha D."""
-    found = np.empty(start.shape, dtype=start.dtype)
+    found = arrays.empty(start.shape, start.dtype)
     _move(start.reshape(-1), start.dtype.type(step), direction.reshape(-1), found.reshape(-1))
     return found
+
+
+def scaled(matrix: np.ndarray, number: float) -> np.ndarray:
+    """A matrix times a number, in its dtype."""
+    found = arrays.empty(matrix.shape, matrix.dtype)
+    _scale(matrix.reshape(-1), matrix.dtype.type(number), found.reshape(-1))
+    return found
+
+
+@numba.njit(parallel=True, cache=True)
+def _scale(matrix, number, found):  # type: ignore[no-untyped-def]
+    for at in numba.prange(len(matrix)):
+        found[at] = number * matrix[at]
 
 
 @numba.njit(parallel=True, cache=True)
@@ -88,26 +105,28 @@ def _gram_pass(width: int, full: bool) -> Callable[..., None]:
     is_full = int(full)
 
     @numba.njit(parallel=True, cache=True)
-    def run(left, right, totals):  # type: ignore[no-untyped-def]
-        n, rank = left.shape
+    def run(lefts, rights, totals):  # type: ignore[no-untyped-def]
+        n, rank = lefts[0].shape
         threads = len(totals)
         for thread in numba.prange(threads):
-            none = no_columns(left, width, is_full)
+            none = no_columns(lefts[0], width, is_full)
             for tile in range(n * thread // threads, n * (thread + 1) // threads, TILE):
                 last = min(tile + TILE, n * (thread + 1) // threads)
-                for column in range(0, rank, width):
-                    count = rank - column
-                    wide = totals[thread][:, column : column + width].copy()
-                    for k in range(0, rank, 8):
-                        sums = (none, none, none, none, none, none, none, none)
+                for pair in range(len(lefts)):
+                    left, right = lefts[pair], rights[pair]
+                    for column in range(0, rank, width):
+                        count = rank - column
+                        wide = totals[thread, pair, :, column : column + width].copy()
+                        for k in range(0, rank, 8):
+                            sums = (none, none, none, none, none, none, none, none)
+                            for i in range(tile, last):
+                                sums = _add_products(sums, left, i, k, load(right, i, column, none, count))
+                            _add_all(wide, k, rank, sums)
+                        ones = none
                         for i in range(tile, last):
-                            sums = _add_products(sums, left, i, k, load(right, i, column, none, count))
-                        _add_all(wide, k, rank, sums)
-                    ones = none
-                    for i in range(tile, last):
-                        ones = ones + load(right, i, column, none, count)
-                    add_to(wide, rank, ones)
-                    totals[thread][:, column : column + width] = wide
+                            ones = ones + load(right, i, column, none, count)
+                        add_to(wide, rank, ones)
+                        totals[thread, pair, :, column : column + width] = wide
 
     return run
 

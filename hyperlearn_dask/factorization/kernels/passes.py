@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.extending import overload
 
-from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, prefetch, store
+from hyperlearn_dask.factorization.kernels.columns import add_to, item, load, no_columns, prefetch, store
 
 # Entries ahead of the present one whose rows are asked for.
 AHEAD = 16
@@ -44,12 +44,15 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
                 total = none
                 a = load(first, row, column, none, count) if begin < end else none
                 for e in range(begin, end):
-                    _ask_for(others, coords, min(e + AHEAD, cuts[thread + 1] - 1), column, none)
+                    ahead = min(e + AHEAD, cuts[thread + 1] - 1)
+                    _ask_for(others, coords, ahead, column, none)
+                    _ask_for(own, coords, ahead, column, none)
                     factors = _gather(others, coords, e, column, none, count)
+                    x = item(values, e)
                     # sort mode: x prod_others; another mode m: x a prod_{others but m}
                     if out is not None:
-                        total = total + values[e] * _product(factors)
-                    _scatter(own, _all_but_one(factors, values[e] * a), coords, e, column, count)
+                        total = total + x * _product(factors)
+                    _scatter(own, _all_but_one(factors, x * a), coords, e, column, count)
                 if out is not None and begun_before:
                     store(edges, thread, column, total, count)
                 if out is not None and not begun_before:
@@ -83,7 +86,7 @@ def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
                     a = _gather(others, coords, e, column, none, count)
                     d = _gather(others_along, coords, e, column, none, count)
                     # sums_k += x [alpha^k] prod_others (a + alpha d)
-                    sums = _add_scaled(sums, values[e], _multiply_out((a[0], d[0]), a[1:], d[1:]))
+                    sums = _add_scaled(sums, item(values, e), _multiply_out((a[0], d[0]), a[1:], d[1:]))
                 a = load(first, row, column, none, count)
                 d = load(along, row, column, none, count)
                 _add_all(totals[thread], 0, _times_linear(sums, a, d))
@@ -126,7 +129,7 @@ def _ask_for_(matrices, coords, e, column, like):  # type: ignore[no-untyped-def
         return lambda matrices, coords, e, column, like: None
 
     def body(matrices, coords, e, column, like):  # type: ignore[no-untyped-def]
-        prefetch(matrices[0], coords[0][e], column, like)
+        prefetch(matrices[0], item(coords[0], e), column, like)
         _ask_for(matrices[1:], coords[1:], e, column, like)
 
     return body
@@ -137,7 +140,7 @@ def _gather_(matrices, coords, e, column, like, count):  # type: ignore[no-untyp
     if len(matrices) == 0:
         return lambda matrices, coords, e, column, like, count: ()
     return lambda matrices, coords, e, column, like, count: (
-        load(matrices[0], coords[0][e], column, like, count),
+        load(matrices[0], item(coords[0], e), column, like, count),
         *_gather(matrices[1:], coords[1:], e, column, like, count),
     )
 
@@ -148,7 +151,7 @@ def _scatter_(matrices, values, coords, e, column, count):  # type: ignore[no-un
         return lambda matrices, values, coords, e, column, count: None
 
     def body(matrices, values, coords, e, column, count):  # type: ignore[no-untyped-def]
-        i = coords[0][e]
+        i = item(coords[0], e)
         store(matrices[0], i, column, load(matrices[0], i, column, values[0], count) + values[0], count)
         _scatter(matrices[1:], values[1:], coords[1:], e, column, count)
 

@@ -1,0 +1,142 @@
+"""What a sweep costs where there is more data: twice the entries, entries on disk, and its memory."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from hyperlearn_dask.factorization.kernels import arrays
+from hyperlearn_dask.factorization.problem import Problem, build_problem
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
+from hyperlearn_dask.training.executor import LocalExecutor, Setting
+from hyperlearn_dask.training.report import SweepReport
+from hyperlearn_dask.training.schedule import sweeps
+from hyperlearn_dask.training.streaming import streams
+
+# Sweeps that are not counted: they compile, and touch memory for the first time.
+WARM = 3
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes of a training's process: before it, at most, and what it cannot do without."""
+
+    before: int
+    most: int
+    needed: int
+
+    @property
+    def ratio(self) -> float:
+        return (self.most - self.before) / self.needed
+
+
+def hypergraph_of(tensor: SparseTensor) -> Hypergraph:
+    """One relation, of the tensor's entries, and modalities without labels."""
+    names = tuple(f"m{mode}" for mode in range(tensor.order))
+    relation = Relation("entries", names, tensor.shape, tensor.nnz, lambda: tensor)
+    entities = {m: Modality(m, np.arange(n).astype(str)) for m, n in zip(names, tensor.shape)}
+    return Hypergraph(entities, {"entries": relation}, {})
+
+
+def problem_of(hypergraph: Hypergraph, rank: int) -> Problem:
+    relation = hypergraph.relations["entries"]
+    sizes = dict(zip(relation.modalities, relation.shape))
+    return build_problem(sizes, {"entries": relation.modalities}, {}, {"all": rank}, {}, 1e-6)
+
+
+def reports(
+    hypergraph: Hypergraph,
+    start: dict[str, np.ndarray],
+    schedule: str,
+    count: int,
+    memory_limit: int | None = None,
+) -> Iterator[SweepReport]:
+    """The reports of the first sweeps from a start, in this process."""
+    dtype = str(next(iter(start.values())).dtype)
+    parts = {} if memory_limit is None else streams(hypergraph, dtype, memory_limit)
+    executor = LocalExecutor(hypergraph, Setting(dtype, {"entries": 0.0}, {}), parts)
+    problem = problem_of(hypergraph, next(iter(start.values())).shape[1])
+    for report, _, _ in itertools.islice(sweeps(problem, executor, start, schedule), count):
+        yield report
+    executor.close()
+
+
+def uniform(hypergraph: Hypergraph, rank: int, dtype: str) -> dict[str, np.ndarray]:
+    """Uniform random numbers to start from, small enough not to be drawn to 0 at once."""
+    rng = np.random.default_rng(0)
+    relation = hypergraph.relations["entries"]
+    return {
+        m: (0.1 * rng.random((n, rank))).astype(dtype) for m, n in zip(relation.modalities, relation.shape)
+    }
+
+
+def seconds_of_sweep(hypergraph: Hypergraph, rank: int, dtype: str, memory_limit: int | None = None) -> float:
+    """The median of a few parallel sweeps."""
+    run = reports(hypergraph, uniform(hypergraph, rank, dtype), "parallel", WARM + 3, memory_limit)
+    return float(np.median([report.seconds for report in run][WARM:]))
+
+
+def doubling(make: Callable[[int], SparseTensor], sizes: list[int], rank: int) -> Iterator[tuple[int, float]]:
+    """Entries asked for, and seconds of a sweep over them."""
+    for size in sizes:
+        yield size, seconds_of_sweep(hypergraph_of(make(size)), rank, "float32")
+
+
+def fits(size: int, order: int, limit: int) -> bool:
+    """Whether so many entries can be made and sorted in so many bytes: about ten numbers of 8 bytes each."""
+    return size * 8 * (2 * order + 4) <= limit
+
+
+def streamed(tensor: SparseTensor, rank: int) -> tuple[float, float]:
+    """Seconds of a sweep over stored entries that are held in memory, and that are read in every pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hypergraph.zarr"
+        save_hypergraph(hypergraph_of(tensor), path)
+        held = seconds_of_sweep(open_hypergraph(path), rank, "float32")
+        entries = tensor.nnz * (4 * tensor.order + 12)
+        read = seconds_of_sweep(open_hypergraph(path), rank, "float32", memory_limit=entries // 2)
+    return held, read
+
+
+def peak_of_training(tensor: SparseTensor, rank: int) -> Peak:
+    """A training's memory, in a process of its own that has compiled the kernels before."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "hypergraph.zarr"
+        save_hypergraph(hypergraph_of(tensor), path)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            return fresh.submit(_peak_here, path, rank).result()
+
+
+def _peak_here(path: Path, rank: int) -> Peak:
+    few = SparseTensor((np.arange(3, dtype=np.int32),) * 3, np.ones(3), (3, 3, 3))
+    warm = hypergraph_of(few)
+    for _ in reports(warm, uniform(warm, rank, "float32"), "parallel", WARM):
+        pass
+    arrays.forget()
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # the most so far is now what there is
+    hypergraph = open_hypergraph(path)
+    for _ in reports(hypergraph, uniform(hypergraph, rank, "float32"), "parallel", WARM):
+        pass
+    status = Path("/proc/self/status").read_text()
+    most = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    relation = hypergraph.relations["entries"]
+    import numba
+
+    short = sum(relation.shape) - max(relation.shape)
+    # one sorted copy, factors, private outputs
+    needed = relation.nnz * 4 * (len(relation.shape) + 1)
+    needed += 4 * rank * (sum(relation.shape) + numba.get_num_threads() * short)
+    return Peak(before, most, needed)
