@@ -25,7 +25,15 @@ def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -
         samples[place.relation].append(executor.at_shard("sample", place, _sample, place, total))
     first = next(iter(problem.sizes))
     start = executor.at_modality(
-        "start", first, _start_step, problem, samples, training.start, training.seed, training.dtype
+        "start",
+        first,
+        _start_step,
+        problem,
+        samples,
+        training.start,
+        training.seed,
+        training.dtype,
+        executor.device,
     )
     return {
         m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
@@ -55,6 +63,7 @@ def _start_step(
     kind: str,
     seed: int,
     dtype: str,
+    device: Device,
 ) -> dict[str, np.ndarray]:
     whole = {}
     for name, of_shards in samples.items():
@@ -63,7 +72,7 @@ def _start_step(
         coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
         whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
     if kind == "auto":
-        kind = better_start(problem, whole, seed)
+        kind = better_start(problem, whole, seed, device)
         return start_factors(problem, whole, kind, seed, dtype, only_zero=True)
     return start_factors(problem, whole, kind, seed, dtype)
 

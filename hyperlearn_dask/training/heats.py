@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hyperlearn_dask.backend import Device, to_device
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.starts import joins, sample, start_factors
 from hyperlearn_dask.hypergraph.coordinates import in_order
@@ -25,7 +26,9 @@ SWEEPS = 15
 ENTRIES = 20_000  # of each relation at most, evenly spaced
 
 
-def better_start(problem: Problem, samples: Mapping[str, SparseTensor], seed: int) -> str:
+def better_start(
+    problem: Problem, samples: Mapping[str, SparseTensor], seed: int, device: Device = "cpu"
+) -> str:
     """The kind of start with the lower F after :data:`SWEEPS` sweeps of the sampled ``zero`` relations.
 
     Graphs and entities that the sample does not have are left out, so that this takes a few hundredths
@@ -57,15 +60,12 @@ def better_start(problem: Problem, samples: Mapping[str, SparseTensor], seed: in
         },
         {},
     )
-    setting = Setting("float64", dict.fromkeys(terms, 0.0), {})
+    setting = Setting("float64", dict.fromkeys(terms, 0.0), {}, device)
     ends = []
     for kind in KINDS:
-        run = sweeps(
-            small,
-            LocalExecutor(hypergraph, setting),
-            start_factors(small, sampled, kind, seed, setting.dtype, only_zero=True),
-            "parallel",
-        )
+        start = start_factors(small, sampled, kind, seed, setting.dtype, only_zero=True)
+        there = {m: to_device(factor, device) for m, factor in start.items()}
+        run = sweeps(small, LocalExecutor(hypergraph, setting), there, "parallel")
         ends.append([report.objective for report, _, _ in itertools.islice(run, SWEEPS)][-1])
     return KINDS[int(np.argmin(ends))]
 

@@ -5,7 +5,9 @@ minimiser alpha of F along D, so F never rises:
 
 - ``parallel`` (the published scheme): every block is solved from the same point. The solutions are a
   gradient preconditioned by the blocks, so successive directions are made conjugate (Polak and
-  Ribiere), which reaches the same F in a third of the sweeps;
+  Ribiere), which reaches the same F in a third of the sweeps. With ``zero`` relations its first sweep
+  is a sequential one: solved from the same start, all blocks fit the same part of the data, and
+  training ended up to 0.3 % higher;
 - ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
 
 A modality with an encoder moves its encoder's parameters, and its rows with them.
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.factorization.starts import joins
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.steps import (
@@ -90,7 +93,8 @@ def sweeps(
     under_way: deque[tuple[int, Handle, Point, Course]] = deque()
     began = time.perf_counter()
     for latest in itertools.count(done + 1):
-        course = propose(problem, executor, point, course)
+        first = latest == 1 and any(joins(term).any() for term in problem.terms.values())
+        course = (propose_sequential if first else propose)(problem, executor, point, course)
         step = along(problem, executor, point, course, squares, f"step-{latest}")
         point = _advance(executor, problem, point, course, step)
         course = replace(course, slopes=[executor.small(executor.pick(step, "slope"), 8)])
@@ -119,6 +123,8 @@ def propose_parallel(
     problem: Problem, executor: Executor, point: Point, course: Course | None = None
 ) -> Course:
     """Every block solved from the same point, made conjugate to the direction before."""
+    if course is not None and not course.proposals:
+        course = None  # the first sweep: its direction is no gradient from one point
     before = {} if course is None else course.proposals
     shared = _shared_products(problem, executor, point)
     proposals = {}

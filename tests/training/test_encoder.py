@@ -178,7 +178,7 @@ def test_an_interrupted_training_comes_to_the_same(case, tmp_path):
 def test_validation_returns_the_best_rows_with_the_code_that_makes_them(tmp_path):
     hypergraph = with_features()
     problem, training = problem_with(
-        hypergraph, ENCODERS["features"], sweeps=12, validation="rated", held_out=0.3
+        hypergraph, ENCODERS["features"], sweeps=12, validation="rated", held_out=0.2, seed=1
     )
     checkpoints = Checkpoints(tmp_path / "c", "f" * 12, every=0.0, share=1.0)
     model = fit(hypergraph, problem, training, checkpoints=checkpoints)
