@@ -1,0 +1,84 @@
+"""What each part of a model is worth: the same settings without it, on the test hyperedges.
+
+``python -m benchmarks.ablation NAME --data DIR --json FILE``, with the settings file of NAME that has the
+most parts (:data:`WHOLE`). A part that a data set's settings do not have makes no row.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from benchmarks.accuracy import SETTINGS, our_rows, prepare
+from benchmarks.output import Row, table, write_rows
+from hyperlearn_dask.config import Dataset
+from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
+
+WHOLE = {"movielens-100k": "dataset", "lastfm": "evidence", "tate": "evidence"}
+NO_FACTORS = 1e9  # a ridge that leaves nothing of them
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(WHOLE)))
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the raw files.")
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the rows to this file.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs per variant.")
+@click.option("--variant", "wanted", multiple=True, help="Only variants whose name contains this.")
+def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[str, ...]) -> None:
+    """The figures of the data set NAME without one part of the model after the other."""
+    rows: list[Row] = []
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            dataset, hypergraph = prepare(SETTINGS / name / f"{WHOLE[name]}.toml", data, Path(folder))
+            for title, changed, without in variants(dataset, hypergraph):
+                if not wanted or any(part in title for part in wanted):
+                    of_variant = our_rows(name, f"hyperlearn {title}", changed, without, seeds)
+                    rows += [replace(row, benchmark="ablation") for row in of_variant]
+                    if output is not None:
+                        write_rows(rows, output)
+    except (InputError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    click.echo(table(rows))
+
+
+def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Dataset, Hypergraph]]:
+    """The whole model, then it without each of its parts."""
+    yield "whole", dataset, hypergraph
+    relations, training = dataset.relations, dataset.training
+    if hypergraph.graphs:
+        modalities = {m: replace(spec, graph=None) for m, spec in dataset.modalities.items()}
+        yield "without graphs", replace(dataset, modalities=modalities), replace(hypergraph, graphs={})
+    if any(spec.interactions for spec in relations.values()):
+        plain = {r: replace(spec, interactions=None) for r, spec in relations.items()}
+        one_group = replace(training, groups={"all": sum(training.groups.values())})
+        yield "without interactions", replace(dataset, relations=plain, training=one_group), hypergraph
+    if any(spec.absent == "context" for spec in relations.values()):
+        zeros = {
+            r: replace(spec, absent="zero") if spec.absent == "context" else spec
+            for r, spec in relations.items()
+        }
+        yield "without context", replace(dataset, relations=zeros), hypergraph
+    tested = [r for r, spec in relations.items() if spec.test is not None]
+    for name in tested if len(relations) > 1 else ():
+        alone = {name: relations[name]}
+        yield (
+            f"without coupling, {name} alone",
+            replace(dataset, relations=alone),
+            replace(hypergraph, relations={name: hypergraph.relations[name]}),
+        )
+    if any(spec.evidence for spec in relations.values()):
+        factors = {r: replace(spec, evidence=False) for r, spec in relations.items()}
+        yield "without local evidence", replace(dataset, relations=factors), hypergraph
+        nothing = replace(training, ridge=NO_FACTORS)
+        yield "local evidence alone", replace(dataset, training=nothing), hypergraph
+
+
+if __name__ == "__main__":
+    main()
