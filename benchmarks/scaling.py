@@ -1,14 +1,17 @@
 """How training scales with modalities, workers and shards, and what ``hyperlearn plan`` says of it.
 
-``python -m benchmarks.scaling --json FILE [--quick]``. Workers are processes of this machine with a
-thread each, and more of them than there are cores, so time is split:
+``python -m benchmarks.scaling --json FILE [--quick] [--modalities N] [--workers N]``. Workers are processes
+of this machine with a thread each, and more of them than there are cores, so every case is trained twice: all
+at once, for the time of a sweep,
 
-    seconds_per_sweep = critical_path + waiting + rest
+    seconds_per_sweep = critical_path + waiting + rest,
+
+and with a step at a time, so that none takes another's cache, for what steps compute.
 
 *critical_path*: in each stage of a sweep (see :mod:`hyperlearn_dask.training.plan`) the processor seconds
-of the worker with most of them, added up: what a sweep would take at least if every worker had a core.
-*waiting*: how much longer the slowest workers of the stages took by the clock. *rest*: the driver, the
-scheduler, and what travels. Beside each stands the plan, by the rates that one thread reaches here.
+of the worker with most of them, added up: what a sweep would take at least if every worker had a machine.
+*waiting*: how much longer the slowest workers of the stages took by the clock when all were at work. *rest*:
+the driver, the scheduler, and what travels. Beside each stands the plan, by the rates that a thread has here.
 
 Two experiments, and the plan for clusters we do not have:
 
@@ -22,6 +25,7 @@ was there before m_k came, ``critical_path_change`` that of the critical path, a
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import tempfile
@@ -46,16 +50,18 @@ from hyperlearn_dask.training.cost import Counts, Machine
 from hyperlearn_dask.training.distributed import DaskExecutor
 from hyperlearn_dask.training.executor import Executor, LocalExecutor, Setting, held
 from hyperlearn_dask.training.machine import PRESETS, measure
+from hyperlearn_dask.training.on_worker import desk_of
 from hyperlearn_dask.training.plan import STAGES, Plan, plan
 from hyperlearn_dask.training.schedule import sweeps
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Worker
 
 RANK = 32
 DTYPE = "float32"
 WARM = 3  # sweeps in which workers load their shards and kernels are compiled
 SWEEPS = 23
+TURNS = 11  # sweeps with a step at a time
 STAGE_OF = {"mttkrp": "products", "normal": "products", **{stage: stage for stage in STAGES}}
 
 
@@ -86,8 +92,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """A sweep of a training, in seconds and bytes: medians of each step; ``memory``: peaks of workers.
+    """A sweep of a training, in seconds and bytes: medians of each step, the mean of sweeps.
 
+    ``memory``: peaks of workers;
     ``cpu`` and ``clock``: by stage and worker; ``workers``: their addresses, in order.
     """
 
@@ -147,9 +154,13 @@ CLUSTERS = {
 @click.command()
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the rows to this file.")
 @click.option("--quick", is_flag=True, help="Small, and few of each.")
-def main(output: Path | None, quick: bool) -> None:
+@click.option("--modalities", type=int, multiple=True, help="Only chains of so many, and no others' parts.")
+@click.option("--workers", type=int, multiple=True, help="Only so many workers, and no others' parts.")
+def main(output: Path | None, quick: bool, modalities: tuple[int, ...], workers: tuple[int, ...]) -> None:
     """Measure and plan."""
     sizes = QUICK if quick else FULL
+    if modalities or workers:
+        sizes = replace(sizes, modalities=modalities, workers=workers)
     machine = measure(1, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="hyperlearn-scaling-") as folder:
@@ -219,7 +230,9 @@ def _compared(case: Case, machine: Machine, folder: Path) -> Generator[Row, None
     path = stored(case, folder)
     cluster = local_cluster("local", (), workers=case.workers, threads=1)
     with cluster, Client(cluster, set_as_default=False) as client:
-        found = measured(case, path, client)
+        together = measured(case, path, client)
+        client.run(take_turns, str(folder / "turn"))
+        found = replace(together, cpu=measured(case, path, client, TURNS).cpu)
     planned = planned_for(case, path, machine)
     yield from rows_of(case, found, planned)
     return found
@@ -342,8 +355,10 @@ def summed(
     """A typical sweep out of the steps of many: every step is there once a sweep."""
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for step in steps:
-        if step["name"].partition("-")[0] in STAGE_OF:
-            runs[step["name"], step["worker"]].append(step)
+        kind, _, what = step["name"].partition("-")
+        if kind in STAGE_OF:
+            # The step along all directions is named after its sweep.
+            runs[kind if what.isdecimal() else step["name"], step["worker"]].append(step)
     cpu: dict[tuple[str, str], float] = defaultdict(float)
     clock: dict[tuple[str, str], float] = defaultdict(float)
     exchanged = 0.0
@@ -352,8 +367,26 @@ def summed(
         cpu[stage, worker] += float(np.median([t["cpu"] for t in times[WARM:]]))
         clock[stage, worker] += float(np.median([t["seconds"] for t in times[WARM:]]))
         exchanged += float(np.median([t["bytes"] for t in times[WARM:]]))
-    sweep = float(np.median(seconds[WARM:]))
+    sweep = float(np.mean(seconds[WARM:]))  # those that are given ahead may end together
     return Measured(tuple(sorted(memory)), sweep, cpu, clock, exchanged, memory)
+
+
+class Turn:
+    """A lock that processes share, as a context: a step of any worker at a time."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT)  # as long as the worker lives
+
+    def __enter__(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+
+def take_turns(path: str, dask_worker: Worker) -> None:
+    """Let this worker and all others with the same path compute one after the other."""
+    desk_of(dask_worker).busy = Turn(path)
 
 
 def peak_memory() -> float:

@@ -10,7 +10,8 @@ products    per entry and mode but the sort mode a row read and a row of the out
             3 R s, anywhere in tables of 2 n_m R s; K - 1 indices and the value in order; per row of the
             sort mode 2 R s. Where zeros weigh otherwise, per entry and mode f^2 / 2 multiply-adds, and
             n_m f^2 s written
-line        as the products of all modes: two rows read for each one, and the polynomial
+line        per entry and mode but the sort mode two rows read, of factor and direction, in tables of
+            2 n_m R s; indices, value and the sort mode's rows as above; R K (K + 1) / 2 multiply-adds
 solve       per arriving product 4 n f s; 2 n f^2 multiply-adds; with a graph of l links
             1 + DEGREE products with L, each l rows of f s anywhere in n f s. Rows with Grams of their
             own: per product 3 n f^2 s, and n f^3 / 6 multiply-adds (with a graph ITERATIONS n f^2)
@@ -133,11 +134,16 @@ def line_work(problem: Problem, counts: Counts, place: ShardPlace) -> Work:
         degree = len(term.modalities)  # coefficients of z(alpha): one per context mode, and one more
         passes = degree * (degree + 1) / 2
         return Work(entries_of(place) * used * s * 3 * degree, (), entries_of(place) * passes * used**2 * s)
-    walk = _mttkrp(problem, counts, term, place, list(term.modalities))
+    row, order = used * s, len(term.modalities)
+    others = [m for mode, m in enumerate(term.modalities) if mode != place.sort_mode]
+    rows = sum(problem.sizes[m] for m in others)
+    in_order = entries_of(place) * (INDEX * len(others) + s) + 2 * row * place.rows
+    gathered = ((2 * rows * row, entries_of(place) * (2 * row + TOUCH) * len(others)),)
+    walk = Work(in_order, gathered, entries_of(place) * row * order * (order + 1) / 2)
     if term.background == 1:
         return walk
     # One number at a time: the polynomial of every column, and its square.
-    steps = len(term.modalities) ** 2 * used
+    steps = order**2 * used
     return walk + Work(arithmetic=SCALAR * entries_of(place) * steps * s)
 
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -138,12 +139,17 @@ class _Over(Exception):
 class _Desk:
     """A worker's memories, by training, and whether it is at work: a step has all of its cores."""
 
-    busy: threading.Lock = field(default_factory=threading.Lock)
+    busy: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     memories: dict[tuple[str, int], Memory] = field(default_factory=dict)
     over: set[tuple[str, int]] = field(default_factory=set)  # trainings that steps may still come of
 
 
 _desks: WeakKeyDictionary[Worker, _Desk] = WeakKeyDictionary()
+
+
+def desk_of(worker: Worker) -> _Desk:
+    """What a worker keeps."""
+    return _desks.setdefault(worker, _Desk())
 
 
 def carry_out(what: Order | Piece, given: list[Any]) -> Any:
@@ -152,7 +158,7 @@ def carry_out(what: Order | Piece, given: list[Any]) -> Any:
     ``given``: what comes from other workers; what is only waited for may follow.
     """
     worker = get_worker()
-    desk = _desks.setdefault(worker, _Desk())
+    desk = desk_of(worker)
     with contextlib.suppress(_Over):
         return _carried_out(what, given, worker, desk)
     return None
@@ -221,7 +227,7 @@ def worker_device(device: Device) -> str | None:
 
 def greet(clients: Collection[str]) -> None:
     """Free what is kept for clients that are no more."""
-    desk = _desks.setdefault(get_worker(), _Desk())
+    desk = desk_of(get_worker())
     for client, number in list(desk.memories):
         if client not in clients:
             del desk.memories[client, number]
@@ -230,7 +236,7 @@ def greet(clients: Collection[str]) -> None:
 
 def forget(run: Run) -> None:
     """Free what is kept for a training."""
-    desk = _desks.setdefault(get_worker(), _Desk())
+    desk = desk_of(get_worker())
     with desk.busy:
         desk.over.add((run.client, run.number))
         desk.memories.pop((run.client, run.number), None)
