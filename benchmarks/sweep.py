@@ -65,6 +65,7 @@ DOUBLED = [1_000_000 * 2**k for k in range(7)]
 @click.option("--data", multiple=True, type=click.Choice(list(SHAPES)), help="Only these tensors.")
 @click.option("--rank", "ranks", type=click.IntRange(1), multiple=True, default=(16, 32, 64))
 @click.option("--quick", is_flag=True, help="1M entries, rank 32, one method of pygenten.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(PYGENTEN), default=PYGENTEN)
 @click.option("--doubling", is_flag=True, help="Only 1M to 64M entries: what twice as many cost.")
 @click.option("--storage", is_flag=True, help="Only 10M stored entries: streamed, and memory.")
 @click.option("--limit", default=6.0, show_default=True, help="GiB that making the doubled entries may take.")
@@ -75,6 +76,7 @@ def main(
     data: tuple[str, ...],
     ranks: tuple[int, ...],
     quick: bool,
+    methods: tuple[str, ...],
     doubling: bool,
     storage: bool,
     limit: float,
@@ -89,7 +91,7 @@ def main(
         rows.append(_row(name, "hyperlearn", "seconds_to_make_and_sort", time.perf_counter() - began))
         for rank in (32,) if quick else ranks:
             click.echo(f"{name}, rank {rank}", err=True)
-            rows += rows_of(name, tensor, rank, peers, quick)
+            rows += rows_of(name, tensor, rank, peers, methods[:1] if quick else methods)
             if output is not None:
                 write_rows(rows, output)
             if peers and not quick and name in GOAL and rank == 32:
@@ -103,15 +105,17 @@ def main(
     click.echo(table(rows))
 
 
-def rows_of(name: str, tensor: SparseTensor, rank: int, peers: bool, quick: bool) -> Iterator[Row]:
+def rows_of(
+    name: str, tensor: SparseTensor, rank: int, peers: bool, methods: tuple[str, ...]
+) -> Iterator[Row]:
     """The rows of one tensor and rank."""
     row = partial(_row, name, rank=rank)
     theirs = None
     if peers:
-        found = list(_pygenten_rows(name, tensor, rank, PYGENTEN[:1] if quick else PYGENTEN))
+        found = list(_pygenten_rows(name, tensor, rank, methods))
         yield from found
         theirs = min((r.value for r in found if r.value is not None), default=None)
-        if tensor.nnz <= 1_000_000 and not quick:
+        if tensor.nnz <= 1_000_000 and len(methods) > 1:
             seconds = pyttb_seconds(tensor, rank) if _installed("pyttb") else None
             yield row("pyttb cp_als", "seconds_per_sweep", seconds)
     for dtype in ("float32", "float64"):
