@@ -36,7 +36,6 @@ from benchmarks.alternating import PYGENTEN, pygenten_history, pyttb_seconds
 from benchmarks.output import Row, table, write_rows
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels import dense
-from hyperlearn_dask.factorization.starts import SAMPLE, sample, start_factors
 from hyperlearn_dask.hypergraph.coordinates import in_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
@@ -192,7 +191,9 @@ def best(run: Callable[[], object]) -> float:
 def our_seconds(tensor: SparseTensor, rank: int, dtype: str, schedule: str) -> tuple[float, float]:
     """The median of a few sweeps after the first ones: all of it, and its pass for the exact step."""
     hypergraph = growth.hypergraph_of(tensor)
-    run = list(growth.reports(hypergraph, start_of(tensor, rank, dtype), schedule, growth.WARM + REPEATS))
+    run = list(
+        growth.reports(hypergraph, growth.start_of(tensor, rank, dtype), schedule, growth.WARM + REPEATS)
+    )
     seconds = [report.seconds for report in run[growth.WARM :]]
     lines = [
         sum(s for step, s in report.seconds_by.items() if step.startswith("line-"))
@@ -201,15 +202,9 @@ def our_seconds(tensor: SparseTensor, rank: int, dtype: str, schedule: str) -> t
     return float(np.median(seconds)), float(np.median(lines))
 
 
-def start_of(tensor: SparseTensor, rank: int, dtype: str) -> dict[str, np.ndarray]:
-    """Degrees times random numbers: a start that does not collapse on power laws."""
-    problem = growth.problem_of(growth.hypergraph_of(tensor), rank)
-    return start_factors(problem, {"entries": sample(tensor, SAMPLE)}, "degree", 0, dtype)
-
-
 def _pygenten_rows(name: str, tensor: SparseTensor, rank: int, methods: tuple[str, ...]) -> Iterator[Row]:
     """An iteration of pygenten's cp_als at each of its methods."""
-    start = list(start_of(tensor, rank, "float64").values())
+    start = list(growth.start_of(tensor, rank, "float64").values())
     count = 3 if tensor.nnz > 5_000_000 else 8
     for method in methods:
         seconds = None
@@ -231,7 +226,7 @@ def _goal_rows(name: str, tensor: SparseTensor, rank: int, method: str | None) -
     """Time from the same start to the same objective: pygenten's at its fastest, ours by each schedule."""
     if method is None:
         return
-    start = start_of(tensor, rank, "float64")
+    start = growth.start_of(tensor, rank, "float64")
     count = GOAL[name]
     history = pygenten_history(tensor, list(start.values()), count, method)
     theirs, goal = history[-1]
