@@ -146,7 +146,7 @@ def trained(path: Path, executor: Executor, count: int, look: Callable[[int], No
 
 def on_workers(path: Path, client: object) -> DaskExecutor:
     """An executor on the workers of a client."""
-    return DaskExecutor(client, open_hypergraph(path), _setting(), problem_of(path))  # type: ignore[arg-type]
+    return DaskExecutor(client, open_hypergraph(path), _setting(), problem_of(path))
 
 
 def problem_of(path: Path) -> Problem:
