@@ -27,7 +27,7 @@ def pygenten_history(
 
     subscripts = np.stack(tensor.coords, axis=1).astype(np.int64)
     rank = start[0].shape[1]
-    with _silence():
+    with quiet():
         factors = [np.asfortranarray(a, dtype=np.float64) for a in start]
         *_, history = pygenten.cp_als(
             pygenten.Sptensor(tensor.shape, subscripts, tensor.values.astype(np.float64)),
@@ -58,7 +58,7 @@ def pyttb_seconds(tensor: SparseTensor, rank: int) -> float:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what a library in C++ prints to stdout."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)

@@ -16,6 +16,7 @@ import psutil
 
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.problem import Problem, build_problem
+from hyperlearn_dask.factorization.starts import SAMPLE, sample, start_factors
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
@@ -72,25 +73,25 @@ def reports(
     executor.close()
 
 
-def uniform(hypergraph: Hypergraph, rank: int, dtype: str) -> dict[str, np.ndarray]:
-    """Uniform random numbers to start from, small enough not to be drawn to 0 at once."""
-    rng = np.random.default_rng(0)
-    relation = hypergraph.relations["entries"]
-    return {
-        m: (0.1 * rng.random((n, rank))).astype(dtype) for m, n in zip(relation.modalities, relation.shape)
-    }
+def start_of(tensor: SparseTensor, rank: int, dtype: str) -> dict[str, np.ndarray]:
+    """Degrees times random numbers: a start that does not collapse on power laws."""
+    problem = problem_of(hypergraph_of(tensor), rank)
+    return start_factors(problem, {"entries": sample(tensor, SAMPLE)}, "degree", 0, dtype)
 
 
-def seconds_of_sweep(hypergraph: Hypergraph, rank: int, dtype: str, memory_limit: int | None = None) -> float:
+def seconds_of_sweep(
+    hypergraph: Hypergraph, start: dict[str, np.ndarray], memory_limit: int | None = None
+) -> float:
     """The median of a few parallel sweeps."""
-    run = reports(hypergraph, uniform(hypergraph, rank, dtype), "parallel", WARM + 3, memory_limit)
+    run = reports(hypergraph, start, "parallel", WARM + 3, memory_limit)
     return float(np.median([report.seconds for report in run][WARM:]))
 
 
 def doubling(make: Callable[[int], SparseTensor], sizes: list[int], rank: int) -> Iterator[tuple[int, float]]:
     """Entries asked for, and seconds of a sweep over them."""
     for size in sizes:
-        yield size, seconds_of_sweep(hypergraph_of(make(size)), rank, "float32")
+        tensor = make(size)
+        yield size, seconds_of_sweep(hypergraph_of(tensor), start_of(tensor, rank, "float32"))
 
 
 def fits(size: int, order: int, limit: int) -> bool:
@@ -103,9 +104,10 @@ def streamed(tensor: SparseTensor, rank: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hypergraph.zarr"
         save_hypergraph(hypergraph_of(tensor), path)
-        held = seconds_of_sweep(open_hypergraph(path), rank, "float32")
+        start = start_of(tensor, rank, "float32")
+        held = seconds_of_sweep(open_hypergraph(path), start)
         entries = tensor.nnz * (4 * tensor.order + 12)
-        read = seconds_of_sweep(open_hypergraph(path), rank, "float32", memory_limit=entries // 2)
+        read = seconds_of_sweep(open_hypergraph(path), start, memory_limit=entries // 2)
     return held, read
 
 
@@ -121,14 +123,15 @@ def peak_of_training(tensor: SparseTensor, rank: int) -> Peak:
 def _peak_here(path: Path, rank: int) -> Peak:
     few = SparseTensor((np.arange(3, dtype=np.int32),) * 3, np.ones(3), (3, 3, 3))
     warm = hypergraph_of(few)
-    for _ in reports(warm, uniform(warm, rank, "float32"), "parallel", WARM):
+    for _ in reports(warm, start_of(few, rank, "float32"), "parallel", WARM):
         pass
     arrays.forget()
     gc.collect()
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the most so far is now what there is
     hypergraph = open_hypergraph(path)
-    for _ in reports(hypergraph, uniform(hypergraph, rank, "float32"), "parallel", WARM):
+    start = start_of(hypergraph.relations["entries"].read(), rank, "float32")
+    for _ in reports(hypergraph, start, "parallel", WARM):
         pass
     status = Path("/proc/self/status").read_text()
     most = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))

@@ -17,8 +17,10 @@ from pathlib import Path
 import click
 import numpy as np
 
+from benchmarks.alternating import quiet
+from benchmarks.growth import hypergraph_of
 from benchmarks.output import Row, table, write_rows
-from benchmarks.sweep import in_memory, quiet, read_frostt
+from benchmarks.sweep import read_frostt
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.factorization.problem import build_problem
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -67,7 +69,8 @@ def main(tate: Path, output: Path | None, seeds: int, rank: int, starts: Sequenc
 
 def our_run(tensor: SparseTensor, rank: int, seed: int, start: str, schedule: str) -> Run:
     """Training as a user would have it, but for the graphs and the ridge."""
-    names, hypergraph = in_memory(tensor)
+    hypergraph = hypergraph_of(tensor)
+    names = tuple(hypergraph.modalities)
     problem = build_problem(dict(zip(names, tensor.shape)), {"entries": names}, {}, {"all": rank}, {}, 0.0)
     training = TrainingSpec(
         groups={"all": rank},

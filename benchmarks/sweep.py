@@ -36,7 +36,6 @@ from benchmarks.alternating import PYGENTEN, pygenten_history, pyttb_seconds
 from benchmarks.output import Row, table, write_rows
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels import dense
-from hyperlearn_dask.factorization.starts import start_factors
 from hyperlearn_dask.hypergraph.coordinates import in_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
@@ -65,6 +64,7 @@ DOUBLED = [1_000_000 * 2**k for k in range(7)]
 @click.option("--data", multiple=True, type=click.Choice(list(SHAPES)), help="Only these tensors.")
 @click.option("--rank", "ranks", type=click.IntRange(1), multiple=True, default=(16, 32, 64))
 @click.option("--quick", is_flag=True, help="1M entries, rank 32, one method of pygenten.")
+@click.option("--method", "methods", multiple=True, type=click.Choice(PYGENTEN), default=PYGENTEN)
 @click.option("--doubling", is_flag=True, help="Only 1M to 64M entries: what twice as many cost.")
 @click.option("--storage", is_flag=True, help="Only 10M stored entries: streamed, and memory.")
 @click.option("--limit", default=6.0, show_default=True, help="GiB that making the doubled entries may take.")
@@ -75,6 +75,7 @@ def main(
     data: tuple[str, ...],
     ranks: tuple[int, ...],
     quick: bool,
+    methods: tuple[str, ...],
     doubling: bool,
     storage: bool,
     limit: float,
@@ -89,7 +90,7 @@ def main(
         rows.append(_row(name, "hyperlearn", "seconds_to_make_and_sort", time.perf_counter() - began))
         for rank in (32,) if quick else ranks:
             click.echo(f"{name}, rank {rank}", err=True)
-            rows += rows_of(name, tensor, rank, peers, quick)
+            rows += rows_of(name, tensor, rank, peers, methods[:1] if quick else methods)
             if output is not None:
                 write_rows(rows, output)
             if peers and not quick and name in GOAL and rank == 32:
@@ -103,15 +104,17 @@ def main(
     click.echo(table(rows))
 
 
-def rows_of(name: str, tensor: SparseTensor, rank: int, peers: bool, quick: bool) -> Iterator[Row]:
+def rows_of(
+    name: str, tensor: SparseTensor, rank: int, peers: bool, methods: tuple[str, ...]
+) -> Iterator[Row]:
     """The rows of one tensor and rank."""
     row = partial(_row, name, rank=rank)
     theirs = None
     if peers:
-        found = list(_pygenten_rows(name, tensor, rank, PYGENTEN[:1] if quick else PYGENTEN))
+        found = list(_pygenten_rows(name, tensor, rank, methods))
         yield from found
         theirs = min((r.value for r in found if r.value is not None), default=None)
-        if tensor.nnz <= 1_000_000 and not quick:
+        if tensor.nnz <= 1_000_000 and len(methods) > 1:
             seconds = pyttb_seconds(tensor, rank) if _installed("pyttb") else None
             yield row("pyttb cp_als", "seconds_per_sweep", seconds)
     for dtype in ("float32", "float64"):
@@ -188,7 +191,9 @@ def best(run: Callable[[], object]) -> float:
 def our_seconds(tensor: SparseTensor, rank: int, dtype: str, schedule: str) -> tuple[float, float]:
     """The median of a few sweeps after the first ones: all of it, and its pass for the exact step."""
     hypergraph = growth.hypergraph_of(tensor)
-    run = list(growth.reports(hypergraph, start_of(tensor, rank, dtype), schedule, growth.WARM + REPEATS))
+    run = list(
+        growth.reports(hypergraph, growth.start_of(tensor, rank, dtype), schedule, growth.WARM + REPEATS)
+    )
     seconds = [report.seconds for report in run[growth.WARM :]]
     lines = [
         sum(s for step, s in report.seconds_by.items() if step.startswith("line-"))
@@ -197,15 +202,9 @@ def our_seconds(tensor: SparseTensor, rank: int, dtype: str, schedule: str) -> t
     return float(np.median(seconds)), float(np.median(lines))
 
 
-def start_of(tensor: SparseTensor, rank: int, dtype: str) -> dict[str, np.ndarray]:
-    """Degrees times random numbers: a start that does not collapse on power laws."""
-    problem = growth.problem_of(growth.hypergraph_of(tensor), rank)
-    return start_factors(problem, {"entries": tensor}, "degree", 0, dtype)
-
-
 def _pygenten_rows(name: str, tensor: SparseTensor, rank: int, methods: tuple[str, ...]) -> Iterator[Row]:
     """An iteration of pygenten's cp_als at each of its methods."""
-    start = list(start_of(tensor, rank, "float64").values())
+    start = list(growth.start_of(tensor, rank, "float64").values())
     count = 3 if tensor.nnz > 5_000_000 else 8
     for method in methods:
         seconds = None
@@ -227,7 +226,7 @@ def _goal_rows(name: str, tensor: SparseTensor, rank: int, method: str | None) -
     """Time from the same start to the same objective: pygenten's at its fastest, ours by each schedule."""
     if method is None:
         return
-    start = start_of(tensor, rank, "float64")
+    start = growth.start_of(tensor, rank, "float64")
     count = GOAL[name]
     history = pygenten_history(tensor, list(start.values()), count, method)
     theirs, goal = history[-1]

@@ -29,7 +29,7 @@ def test_folded_entries_keep_their_rows_of_the_sort_mode() -> None:
 
 
 def test_the_start_is_the_same_for_both_and_does_not_collapse() -> None:
-    narrow, wide = (sweep.start_of(TENSOR, 4, dtype) for dtype in ("float32", "float64"))
+    narrow, wide = (growth.start_of(TENSOR, 4, dtype) for dtype in ("float32", "float64"))
     assert all((narrow[m] == wide[m].astype(np.float32)).all() for m in wide)
     reports = growth.reports(growth.hypergraph_of(TENSOR), wide, "sequential", 5)
     values = [report.objective for report in reports]
@@ -41,7 +41,7 @@ def test_pygenten_s_objective_is_ours() -> None:
     pytest.importorskip("pygenten")
     from benchmarks.alternating import pygenten_history
 
-    start = sweep.start_of(TENSOR, 4, "float64")
+    start = growth.start_of(TENSOR, 4, "float64")
     history = pygenten_history(TENSOR, list(start.values()), 3, "MttkrpSingle")
     a, b, c = start.values()
     model = np.einsum("ir,jr,kr->ijk", a, b, c)
