@@ -1,0 +1,31 @@
+"""Each variant of an ablation lacks one part, and can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.ablation import variants
+from benchmarks.accuracy import prepare
+from hyperlearn_dask.factorization.problem import Problem
+from hyperlearn_dask.training.fit import problem_of
+
+
+def test_each_variant_lacks_its_part(
+    film_club: Path, tmp_path: Path, edit: Callable[[Path, str, str], None]
+) -> None:
+    settings = film_club / "dataset.toml"
+    edit(settings, 'target = "tag"', 'target = "tag"\nabsent = "context"\nevidence = true')
+    dataset, hypergraph = prepare(settings, film_club, tmp_path)
+    problems: dict[str, Problem] = {}
+    for title, changed, without in variants(dataset, hypergraph):
+        weights = {m: s.graph.weight for m, s in changed.modalities.items() if s.graph is not None}
+        problems[title] = problem_of(without, changed.relations, changed.training, weights)
+    whole = problems.pop("whole")
+    assert whole.graph_weights and not problems["without graphs"].graph_weights
+    assert {t.absent for t in whole.terms.values()} == {"unknown", "context"}
+    assert {t.absent for t in problems["without context"].terms.values()} == {"unknown", "zero"}
+    alone = [p.terms.keys() for title, p in problems.items() if "coupling" in title]
+    assert alone == [{name} for name in whole.terms]
+    assert problems["local evidence alone"].ridge > 1e6 * whole.ridge
+    assert list(problems)[-2:] == ["without local evidence", "local evidence alone"]
