@@ -352,7 +352,7 @@ class Recorder(DaskExecutor):
 def summed(
     steps: Sequence[Mapping[str, Any]], seconds: Sequence[float], memory: Mapping[str, float]
 ) -> Measured:
-    """A typical sweep out of the steps of many: every step is there once a sweep."""
+    """A typical sweep out of the steps of many: each is there once a sweep, but for some of the first."""
     runs: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for step in steps:
         kind, _, what = step["name"].partition("-")
@@ -363,6 +363,8 @@ def summed(
     clock: dict[tuple[str, str], float] = defaultdict(float)
     exchanged = 0.0
     for (name, worker), times in runs.items():
+        if len(times) <= WARM:
+            continue
         stage = STAGE_OF[name.partition("-")[0]]
         cpu[stage, worker] += float(np.median([t["cpu"] for t in times[WARM:]]))
         clock[stage, worker] += float(np.median([t["seconds"] for t in times[WARM:]]))
