@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.special import eval_chebyt
 
 from hyperlearn_dask.factorization import posterior
@@ -31,9 +32,13 @@ def test_draws_have_the_mean_and_covariance_of_the_block_posterior(by_row, graph
             precision[i * width : (i + 1) * width, i * width : (i + 1) * width] += row_grams[i]
     if graph:
         precision += mu * np.kron(laplacian.toarray(), np.eye(width))
-    system = BlockSystem(gram if row_grams is None else gram + row_grams, right)
-    start = np.zeros((rows, width))
-    draws = np.array([posterior.draw_block(system, laplacian, mu, start, rng).ravel() for _ in range(6000)])
+    copies, times = 60, 100  # independent copies of the block, drawn together
+    grams = gram if row_grams is None else gram + np.tile(row_grams, (copies, 1, 1))
+    system = BlockSystem(grams, np.tile(right, (copies, 1)))
+    laplacians = None if laplacian is None else sp.block_diag([laplacian] * copies, format="csr")
+    start = np.zeros((copies * rows, width))
+    drawn = [posterior.draw_block(system, laplacians, mu, start, rng) for _ in range(times)]
+    draws = np.reshape(drawn, (copies * times, rows * width))
     covariance = np.linalg.inv(precision)
     deviation = np.sqrt(np.diag(covariance))
     error = (draws.mean(axis=0) - covariance @ right.ravel()) / deviation
