@@ -52,10 +52,12 @@ Figures = dict[str, float | None]
 @click.option("--method", "wanted", multiple=True, help="Only methods whose name contains this.")
 def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[str, ...]) -> None:
     """Compare the accuracy of several methods on the data set NAME."""
+    rows: list[Row] = []
     try:
-        rows = list(benchmark(name, data, seeds, wanted))
-        if output is not None:
-            write_rows(rows, output)
+        for row in benchmark(name, data, seeds, wanted):
+            rows.append(row)
+            if output is not None:
+                write_rows(rows, output)
     except (InputError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
