@@ -6,18 +6,16 @@ most parts (:data:`WHOLE`). A part that a data set's settings do not have makes 
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from benchmarks.accuracy import SETTINGS, our_rows, prepare
-from benchmarks.output import Row, table, write_rows
+from benchmarks.output import Row, report
 from hyperlearn_dask.config import Dataset
-from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
 WHOLE = {"movielens-100k": "dataset", "lastfm": "evidence", "tate": "evidence"}
@@ -32,20 +30,17 @@ NO_FACTORS = 1e9  # a ridge that leaves nothing of them
 @click.option("--variant", "wanted", multiple=True, help="Only variants whose name contains this.")
 def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[str, ...]) -> None:
     """The figures of the data set NAME without one part of the model after the other."""
-    rows: list[Row] = []
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            dataset, hypergraph = prepare(SETTINGS / name / f"{WHOLE[name]}.toml", data, Path(folder))
-            for title, changed, without in variants(dataset, hypergraph):
-                if not wanted or any(part in title for part in wanted):
-                    of_variant = our_rows(name, f"hyperlearn {title}", changed, without, seeds)
-                    rows += [replace(row, benchmark="ablation") for row in of_variant]
-                    if output is not None:
-                        write_rows(rows, output)
-    except (InputError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    click.echo(table(rows))
+    report(benchmark(name, data, seeds, wanted), output)
+
+
+def benchmark(name: str, data: Path, seeds: int, wanted: Sequence[str]) -> Iterator[Row]:
+    """The rows of every variant of a data set's model, or of those wanted."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset, hypergraph = prepare(SETTINGS / name / f"{WHOLE[name]}.toml", data, Path(folder))
+        for title, changed, without in variants(dataset, hypergraph):
+            if not wanted or any(part in title for part in wanted):
+                for row in our_rows(name, f"hyperlearn {title}", changed, without, seeds):
+                    yield replace(row, benchmark="ablation")
 
 
 def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Dataset, Hypergraph]]:

@@ -8,7 +8,6 @@ settings file in ``benchmarks/datasets/NAME/``.
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -20,9 +19,8 @@ import click
 import numpy as np
 
 from benchmarks.methods import METHODS, Answer, Method
-from benchmarks.output import Row, row_of_runs, table, write_rows
+from benchmarks.output import Row, report, row_of_runs
 from hyperlearn_dask.config import Dataset, load_dataset
-from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.graphs import build_graphs
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.ingest import ingest
@@ -52,16 +50,7 @@ Figures = dict[str, float | None]
 @click.option("--method", "wanted", multiple=True, help="Only methods whose name contains this.")
 def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[str, ...]) -> None:
     """Compare the accuracy of several methods on the data set NAME."""
-    rows: list[Row] = []
-    try:
-        for row in benchmark(name, data, seeds, wanted):
-            rows.append(row)
-            if output is not None:
-                write_rows(rows, output)
-    except (InputError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
-    click.echo(table(rows))
+    report(benchmark(name, data, seeds, wanted), output)
 
 
 def benchmark(name: str, data: Path, seeds: int, wanted: Sequence[str] = ()) -> Iterator[Row]:

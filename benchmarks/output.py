@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import click
+
+from hyperlearn_dask.errors import InputError
 
 Detail = str | int | float | None
 
@@ -55,6 +60,20 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
     """Write ``{"rows": [...]}``."""
     text = json.dumps({"rows": [row.flat() for row in rows]}, indent=1, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def report(rows: Iterable[Row], path: Path | None) -> None:
+    """Write rows as they come, if wanted, and print all at the end; wrong input is one line."""
+    known: list[Row] = []
+    try:
+        for row in rows:
+            known.append(row)
+            if path is not None:
+                write_rows(known, path)
+    except (InputError, OSError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    click.echo(table(known))
 
 
 def table(rows: Sequence[Row]) -> str:

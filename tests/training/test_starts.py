@@ -19,23 +19,7 @@ NAMES = ("a", "b", "c", "d")
 def power_law() -> SparseTensor:
     """Hyperedges of six planted groups, each mode's entities drawn with power-law degrees."""
     rng = np.random.default_rng(0)
-    group = rng.integers(0, 6, size=3000)
-    columns = []
-    for size in SHAPE:
-        order = np.array([rng.permutation(size) for _ in range(6)])
-        weight = 1 / np.arange(1, size + 1) ** 1.2
-        columns.append(order[group, rng.choice(size, 3000, p=weight / weight.sum())])
-    rows = np.unique(np.column_stack(columns), axis=0)
-    return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), SHAPE)
-
-
-def clear_groups() -> SparseTensor:
-    """Hyperedges within four planted groups of entities, all of them alike."""
-    rng = np.random.default_rng(0)
-    group = rng.integers(0, 4, size=3000)
-    columns = [rng.integers(0, size // 4, 3000) + group * (size // 4) for size in SHAPE]
-    rows = np.unique(np.column_stack(columns), axis=0)
-    return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), SHAPE)
+    return drawn_by_power_law(rng, rng.integers(0, 6, size=3000), SHAPE)
 
 
 def many_groups() -> SparseTensor:
@@ -43,11 +27,28 @@ def many_groups() -> SparseTensor:
     rng = np.random.default_rng(0)
     frequency = 1 / np.arange(1, 61)
     group = rng.choice(60, size=6000, p=frequency / frequency.sum())
-    shape, columns = (600, 200, 150, 300), []
+    return drawn_by_power_law(rng, group, (600, 200, 150, 300))
+
+
+def clear_groups() -> SparseTensor:
+    """Hyperedges within four planted groups of entities, all of them alike."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 4, size=3000)
+    return joined([rng.integers(0, size // 4, 3000) + group * (size // 4) for size in SHAPE], SHAPE)
+
+
+def drawn_by_power_law(rng: np.random.Generator, group: np.ndarray, shape: tuple[int, ...]) -> SparseTensor:
+    """A hyperedge for each entry of ``group``: every group has its own order of the entities."""
+    columns = []
     for size in shape:
-        order = np.array([rng.permutation(size) for _ in range(60)])
+        order = np.array([rng.permutation(size) for _ in range(group.max() + 1)])
         weight = 1 / np.arange(1, size + 1) ** 1.2
-        columns.append(order[group, rng.choice(size, 6000, p=weight / weight.sum())])
+        columns.append(order[group, rng.choice(size, len(group), p=weight / weight.sum())])
+    return joined(columns, shape)
+
+
+def joined(columns: list[np.ndarray], shape: tuple[int, ...]) -> SparseTensor:
+    """The hyperedges, each once."""
     rows = np.unique(np.column_stack(columns), axis=0)
     return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), shape)
 
