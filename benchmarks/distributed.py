@@ -30,9 +30,9 @@ from hyperlearn_dask.hypergraph.coordinates import in_order
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
-from hyperlearn_dask.training.distributed import DaskExecutor
 from hyperlearn_dask.training.executor import Executor, LocalExecutor, Setting, held
 from hyperlearn_dask.training.schedule import sweeps
+from hyperlearn_dask.training.workers.distributed import DaskExecutor
 
 RANK = 32
 DTYPE = "float32"

@@ -8,10 +8,11 @@ at once, for the time of a sweep,
 
 and with a step at a time, so that none takes another's cache, for what steps compute.
 
-*critical_path*: in each stage of a sweep (see :mod:`hyperlearn_dask.training.plan`) the processor seconds
-of the worker with most of them, added up: what a sweep would take at least if every worker had a machine.
-*waiting*: how much longer the slowest workers of the stages took by the clock when all were at work. *rest*:
-the driver, the scheduler, and what travels. Beside each stands the plan, by the rates that a thread has here.
+*critical_path*: in each stage of a sweep (see :mod:`hyperlearn_dask.training.placing.plan`) the processor
+seconds of the worker with most of them, added up: what a sweep would take at least if every worker had a
+machine. *waiting*: how much longer the slowest workers of the stages took by the clock when all were at
+work. *rest*: the driver, the scheduler, and what travels. Beside each stands the plan, by the rates that a
+thread has here.
 
 Two experiments, and the plan for clusters we do not have:
 
@@ -45,14 +46,14 @@ from hyperlearn_dask.factorization.problem import Problem, build_problem
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, read_indptr, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
-from hyperlearn_dask.training.arrange import counts_of
-from hyperlearn_dask.training.cost import Counts, Machine
-from hyperlearn_dask.training.distributed import DaskExecutor
 from hyperlearn_dask.training.executor import Executor, LocalExecutor, Setting, held
-from hyperlearn_dask.training.machine import PRESETS, measure
-from hyperlearn_dask.training.on_worker import desk_of
-from hyperlearn_dask.training.plan import STAGES, Plan, plan
+from hyperlearn_dask.training.placing.arrange import counts_of
+from hyperlearn_dask.training.placing.cost import Counts, Machine
+from hyperlearn_dask.training.placing.machine import PRESETS, measure
+from hyperlearn_dask.training.placing.plan import STAGES, Plan, plan
 from hyperlearn_dask.training.schedule import sweeps
+from hyperlearn_dask.training.workers.distributed import DaskExecutor
+from hyperlearn_dask.training.workers.on_worker import desk_of
 
 if TYPE_CHECKING:
     from distributed import Client, Worker

@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from hyperlearn_dask.training.plan import Plan
+from hyperlearn_dask.training.placing.plan import Plan
 from hyperlearn_dask.training.progress import TrainingProgress, by_step, duration
 from hyperlearn_dask.tuning.ledger import Trial
 from hyperlearn_dask.tuning.search import Search

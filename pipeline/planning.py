@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from hyperlearn_dask.config import Dataset, PlacementSpec
     from hyperlearn_dask.factorization.problem import Problem
     from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-    from hyperlearn_dask.training.cost import Counts, Machine
-    from hyperlearn_dask.training.plan import Plan
+    from hyperlearn_dask.training.placing.cost import Counts, Machine
+    from hyperlearn_dask.training.placing.plan import Plan
 
 _POWERS = {"": 0, "k": 3, "m": 6, "g": 9, "b": 9, "t": 12}
 
@@ -87,7 +87,7 @@ def plan(
       hyperlearn plan --sizes user=480k,movie=17770 --nnz 10M --rank 32 --workers 4 --memory 8GB
       hyperlearn plan --sizes a=100M,b=10M,c=1M --nnz 1B --rank 32 --workers 8 --preset h100
     """
-    from hyperlearn_dask.training.plan import plan as make_plan
+    from hyperlearn_dask.training.placing.plan import plan as make_plan
     from pipeline import display
 
     if (path is None) == (not sizes):
@@ -137,7 +137,7 @@ def _by_sizes(
 
     from hyperlearn_dask.config import PlacementSpec
     from hyperlearn_dask.factorization.problem import build_problem
-    from hyperlearn_dask.training.cost import Counts
+    from hyperlearn_dask.training.placing.cost import Counts
 
     if len(sizes) < 2:
         raise InputError("a relation joins two modalities or more", key="--sizes")
@@ -183,8 +183,8 @@ def _counted(
 ) -> tuple[Problem, Counts, PlacementSpec, dict[str, Any]]:
     from hyperlearn_dask.config import PlacementSpec, TrainingSpec
     from hyperlearn_dask.hypergraph.store import read_indptr
-    from hyperlearn_dask.training.arrange import counts_of
     from hyperlearn_dask.training.fit import problem_of
+    from hyperlearn_dask.training.placing.arrange import counts_of
     from pipeline.options import with_training
 
     if dataset is not None:
@@ -212,8 +212,8 @@ def _machine(
     bandwidth: float | None,
 ) -> tuple[Machine, list[str]]:
     """What each worker can do, and in words where that is from."""
-    from hyperlearn_dask.training.cost import DEGREE, ITERATIONS
-    from hyperlearn_dask.training.machine import PRESETS, measure, with_bandwidth
+    from hyperlearn_dask.training.placing.cost import DEGREE, ITERATIONS
+    from hyperlearn_dask.training.placing.machine import PRESETS, measure, with_bandwidth
 
     cores = os.cpu_count() or 1
     if preset is not None:

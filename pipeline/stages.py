@@ -32,7 +32,7 @@ from hyperlearn_dask.training.checkpoint import EVERY_SECONDS, Checkpoints
 from hyperlearn_dask.training.events import OnEvent
 from hyperlearn_dask.training.evidence import add_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
-from hyperlearn_dask.training.placement import Placement, WorkerShare
+from hyperlearn_dask.training.placing.placement import Placement, WorkerShare
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.use.evaluate import evaluate
 

@@ -6,8 +6,8 @@ import pytest
 from distributed import Client, LocalCluster
 
 from benchmarks import scaling
-from hyperlearn_dask.training.cost import NOMINAL
-from hyperlearn_dask.training.plan import STAGES
+from hyperlearn_dask.training.placing.cost import NOMINAL
+from hyperlearn_dask.training.placing.plan import STAGES
 
 
 def test_a_sweep_is_split_as_it_was_spent() -> None:

@@ -46,9 +46,9 @@ WITH_DASK = {
     f"{LIBRARY}.hypergraph.interop",
     f"{LIBRARY}.monitor.on_scheduler",
     f"{LIBRARY}.monitor.post",
-    f"{LIBRARY}.training.distributed",
-    f"{LIBRARY}.training.on_worker",
-    f"{LIBRARY}.training.watch",
+    f"{LIBRARY}.training.workers.distributed",
+    f"{LIBRARY}.training.workers.on_worker",
+    f"{LIBRARY}.training.workers.watch",
     f"{LIBRARY}.tuning.pools",
 }
 
@@ -202,7 +202,7 @@ to_device(None, "cpu")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert {f"{LIBRARY}.training.on_worker", "pipeline.stages"} <= set(done.stdout.split())
+    assert {f"{LIBRARY}.training.workers.on_worker", "pipeline.stages"} <= set(done.stdout.split())
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

@@ -14,8 +14,8 @@ from sklearn.preprocessing import normalize
 
 from hyperlearn_dask.config import FeatureSpec, GraphSpec, Metric, ModalitySpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph.entities import Entities
-from hyperlearn_dask.hypergraph.feature_cells import (
+from hyperlearn_dask.hypergraph.reading.entities import Entities
+from hyperlearn_dask.hypergraph.reading.feature_cells import (
     read_categories,
     read_numbers,
     read_texts,

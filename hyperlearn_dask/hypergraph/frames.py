@@ -15,10 +15,11 @@ from hyperlearn_dask.config import ColumnSpec, Duplicates, TableSpec
 from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.config.specs import Unseen
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.blocks import Rows
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
-from hyperlearn_dask.hypergraph.hyperedges import (
+from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.blocks import Rows
+from hyperlearn_dask.hypergraph.reading.hyperedges import (
     Chunk,
     code,
     dictionaries,
@@ -26,10 +27,9 @@ from hyperlearn_dask.hypergraph.hyperedges import (
     look_up_test,
     make_chunk,
 )
-from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
-from hyperlearn_dask.hypergraph.tables import Batch
+from hyperlearn_dask.hypergraph.reading.tables import Batch
+from hyperlearn_dask.hypergraph.reading.vocabulary import as_modality, as_vocabulary, list_entities, merge
 from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
-from hyperlearn_dask.hypergraph.vocabulary import as_modality, as_vocabulary, list_entities, merge
 
 Frame = Any  # pandas, Arrow, anything with Arrow's C stream (polars …), or a mapping of columns
 

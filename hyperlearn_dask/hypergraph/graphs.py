@@ -19,12 +19,13 @@ import scipy.sparse as sp
 from hyperlearn_dask.backend import Device
 from hyperlearn_dask.config import Dataset, EncoderSpec, GraphSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.entities import Entities
 from hyperlearn_dask.hypergraph.features import read_features
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.neighbors import neighbour_graph
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.entities import Entities
+from hyperlearn_dask.hypergraph.reading.tables import read_table
 from hyperlearn_dask.hypergraph.store import (
     create_hypergraph,
     open_hypergraph,
@@ -33,7 +34,6 @@ from hyperlearn_dask.hypergraph.store import (
     write_features,
     write_graph,
 )
-from hyperlearn_dask.hypergraph.tables import read_table
 from hyperlearn_dask.hypergraph.tensor import Graph, SparseTensor
 from hyperlearn_dask.storage import (
     Progress,

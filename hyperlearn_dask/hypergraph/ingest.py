@@ -21,7 +21,8 @@ from hyperlearn_dask.config import Dataset, ModalitySpec, RelationSpec, TableSpe
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import store
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
-from hyperlearn_dask.hypergraph.hyperedges import (
+from hyperlearn_dask.hypergraph.pace import Pace
+from hyperlearn_dask.hypergraph.reading.hyperedges import (
     Chunk,
     Coded,
     code,
@@ -33,18 +34,17 @@ from hyperlearn_dask.hypergraph.hyperedges import (
     row_at,
     value_column,
 )
-from hyperlearn_dask.hypergraph.pace import Pace
-from hyperlearn_dask.hypergraph.tables import BLOCK, plan
-from hyperlearn_dask.hypergraph.tasks import Handle, Tasks
-from hyperlearn_dask.hypergraph.tensor import Modality, SparseTensor
-from hyperlearn_dask.hypergraph.units import Fingerprints, Stored, count_of
-from hyperlearn_dask.hypergraph.vocabulary import (
+from hyperlearn_dask.hypergraph.reading.tables import BLOCK, plan
+from hyperlearn_dask.hypergraph.reading.vocabulary import (
     as_modality,
     as_vocabulary,
     merge,
     read_edge_ids,
     read_modality,
 )
+from hyperlearn_dask.hypergraph.tasks import Handle, Tasks
+from hyperlearn_dask.hypergraph.tensor import Modality, SparseTensor
+from hyperlearn_dask.hypergraph.units import Fingerprints, Stored, count_of
 from hyperlearn_dask.storage import Progress, UnitReport, link_unit, replacing
 
 if TYPE_CHECKING:

@@ -40,18 +40,18 @@ from hyperlearn_dask.training.executor import (
     held,
 )
 from hyperlearn_dask.training.memory import here, require_room
-from hyperlearn_dask.training.recovery import SafePoints, over_losses
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.sampling import draws
 from hyperlearn_dask.training.schedule import Course, Point, point_at, sweeps
 from hyperlearn_dask.training.steps import Proposal
 from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
+from hyperlearn_dask.training.workers.recovery import SafePoints, over_losses
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from hyperlearn_dask.training.placement import Placement
+    from hyperlearn_dask.training.placing.placement import Placement
 
 # Posterior draws that a model keeps at most.
 KEPT_DRAWS = 100
@@ -214,7 +214,7 @@ def _fit(
             executor = LocalExecutor(hypergraph, setting, streamed)
     else:
         from hyperlearn_dask.monitor.post import Post
-        from hyperlearn_dask.training.distributed import DaskExecutor
+        from hyperlearn_dask.training.workers.distributed import DaskExecutor
 
         executor = on_workers = DaskExecutor(client, hypergraph, setting, problem, placement, on_placement)
         post = Post(client)

@@ -13,7 +13,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation
 from hyperlearn_dask.training.executor import ShardPlace
-from hyperlearn_dask.training.placement import cut
+from hyperlearn_dask.training.placing.placement import cut
 
 # The part of the limit that entries may take; factors, private outputs and graphs have the rest.
 SHARE = 0.5

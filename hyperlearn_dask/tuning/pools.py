@@ -90,7 +90,7 @@ class OnWorkers:
     def next(self) -> tuple[int, Outcome]:
         from distributed.scheduler import KilledWorker
 
-        from hyperlearn_dask.training.watch import LOSSES
+        from hyperlearn_dask.training.workers.watch import LOSSES
 
         future = self._first_done()
         number, _ = self._running.pop(future)

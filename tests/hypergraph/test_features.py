@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from hyperlearn_dask.config import FeatureSpec, GraphSpec, ModalitySpec, TableSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import features as f
-from hyperlearn_dask.hypergraph.entities import Entities
+from hyperlearn_dask.hypergraph.reading.entities import Entities
 from hyperlearn_dask.hypergraph.tensor import Modality, SparseTensor
 
 IDS = ["a", "b", "c", "d"]

@@ -15,8 +15,9 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.kernels import cpu
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
-from hyperlearn_dask.training import executor, on_worker
+from hyperlearn_dask.training import executor
 from hyperlearn_dask.training.fit import fit
+from hyperlearn_dask.training.workers import on_worker
 from tests.cuda import fake_cupy
 
 from .made_up import two_relations, two_relations_problem

@@ -19,11 +19,11 @@ import numpy as np
 
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.training import cost
-from hyperlearn_dask.training.arrange import arrange, make_shards
-from hyperlearn_dask.training.cost import Counts, Machine, Work
 from hyperlearn_dask.training.executor import ShardPlace
-from hyperlearn_dask.training.placement import Placement
+from hyperlearn_dask.training.placing import cost
+from hyperlearn_dask.training.placing.arrange import arrange, make_shards
+from hyperlearn_dask.training.placing.cost import Counts, Machine, Work
+from hyperlearn_dask.training.placing.placement import Placement
 
 STAGES = ("products", "solve", "direction", "line", "step")
 # Rows that cuts are looked for in; longer modes are cut on a grid.

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hyperlearn_dask.config import GraphSpec, ModalitySpec
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.tables import BLOCK, Batch, read_table
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.tables import BLOCK, Batch, read_table
 from hyperlearn_dask.hypergraph.tensor import Modality
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperlearn_dask.hypergraph.blocks import not_utf8
-from hyperlearn_dask.hypergraph.tables import TNS_VALUE, Batch, is_text
+from hyperlearn_dask.hypergraph.reading.blocks import not_utf8
+from hyperlearn_dask.hypergraph.reading.tables import TNS_VALUE, Batch, is_text
 
 _EXACT = 2.0**53  # floats below this are exact integers
 

@@ -12,7 +12,7 @@ import numpy as np
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels import dense
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
-from hyperlearn_dask.training.cost import TOUCH, Machine
+from hyperlearn_dask.training.placing.cost import TOUCH, Machine
 
 _RANK = 16  # of the tables: rows of 128 bytes
 _ROWS = (2_000, 16_000, 64_000, 400_000)  # from what caches hold to what they do not

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import TermSettings
-from hyperlearn_dask.training.arrange import arrange, make_shards
-from hyperlearn_dask.training.cost import Counts
 from hyperlearn_dask.training.executor import LocalExecutor
 from hyperlearn_dask.training.fit import fit, problem_of
-from hyperlearn_dask.training.placement import RowCosts, cut, place, walked_by_owners
-
-from .made_up import SIZES, two_relations, two_relations_problem
+from hyperlearn_dask.training.placing.arrange import arrange, make_shards
+from hyperlearn_dask.training.placing.cost import Counts
+from hyperlearn_dask.training.placing.placement import RowCosts, cut, place, walked_by_owners
+from tests.training.made_up import SIZES, two_relations, two_relations_problem
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=40), st.integers(1, 9))

@@ -12,7 +12,8 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import unit_attributes
-from hyperlearn_dask.training.cost import (
+from hyperlearn_dask.training.executor import ShardPlace
+from hyperlearn_dask.training.placing.cost import (
     NOMINAL,
     Counts,
     block_work,
@@ -20,8 +21,7 @@ from hyperlearn_dask.training.cost import (
     products_work,
     traffic,
 )
-from hyperlearn_dask.training.executor import ShardPlace
-from hyperlearn_dask.training.placement import Placement, RowCosts, cut, place, walked_by_owners
+from hyperlearn_dask.training.placing.placement import Placement, RowCosts, cut, place, walked_by_owners
 
 
 def counts_of(hypergraph: Hypergraph, dtype: str) -> Counts:

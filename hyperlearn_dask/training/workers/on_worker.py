@@ -37,7 +37,7 @@ from hyperlearn_dask.factorization.shards import Shard, on_device
 from hyperlearn_dask.hypergraph.store import read_graph, read_relation
 from hyperlearn_dask.monitor.gauges import count_step
 from hyperlearn_dask.training.executor import Key, Lost, ShardPlace, laplacian_as, move, part_of
-from hyperlearn_dask.training.parcels import pack, unpack
+from hyperlearn_dask.training.workers.parcels import pack, unpack
 
 # Arrays up to this size ride in receipts and orders.
 SMALL = 1 << 16

@@ -20,7 +20,7 @@ import pyarrow.parquet
 from hyperlearn_dask.config import TableSpec
 from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph.blocks import (
+from hyperlearn_dask.hypergraph.reading.blocks import (
     DELIMITERS,
     Block,
     Rows,
@@ -30,7 +30,7 @@ from hyperlearn_dask.hypergraph.blocks import (
     first_record,
     open_bytes,
 )
-from hyperlearn_dask.hypergraph.jsonlines import json_names, parse_json
+from hyperlearn_dask.hypergraph.reading.jsonlines import json_names, parse_json
 
 BLOCK = 16 << 20  # bytes of a text table that are parsed at once
 TNS_VALUE = "value"  # what the last column of a .tns file is called here; the others are "1", "2" …

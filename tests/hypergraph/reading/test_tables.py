@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hyperlearn_dask.config import TableSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.tables import BLOCK, plan, read_part, read_table
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.tables import BLOCK, plan, read_part, read_table
 
 BLOCKS = [1, 7, 64, BLOCK]
 

@@ -9,11 +9,10 @@ from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
-from hyperlearn_dask.training.distributed import DaskExecutor
 from hyperlearn_dask.training.executor import Setting
 from hyperlearn_dask.training.fit import fit
-
-from .made_up import SIZES, two_relations, two_relations_problem
+from hyperlearn_dask.training.workers.distributed import DaskExecutor
+from tests.training.made_up import SIZES, two_relations, two_relations_problem
 
 
 @pytest.fixture(scope="module")

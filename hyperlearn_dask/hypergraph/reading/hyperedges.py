@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from hyperlearn_dask.config import ColumnSpec, RelationSpec, TableSpec
 from hyperlearn_dask.config.specs import Unseen
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.blocks import Rows
-from hyperlearn_dask.hypergraph.tables import TNS_VALUE, Batch, Part, read_part
-from hyperlearn_dask.hypergraph.vocabulary import closest
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.blocks import Rows
+from hyperlearn_dask.hypergraph.reading.tables import TNS_VALUE, Batch, Part, read_part
+from hyperlearn_dask.hypergraph.reading.vocabulary import closest
 
 
 @dataclass(frozen=True)

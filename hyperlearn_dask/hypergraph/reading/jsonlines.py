@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hyperlearn_dask.config import TableSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph.blocks import Block, Rows, cut, decode, open_bytes
+from hyperlearn_dask.hypergraph.reading.blocks import Block, Rows, cut, decode, open_bytes
 
 
 def json_names(table: TableSpec, needed: Sequence[str], size: int) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 1. Workers read their shards and Laplacians straight from the store, once, when a step first asks.
 2. A step is one task, named as the paper would (``mttkrp-made-0``, ``solve-artist``), pinned to the
-   worker that has its data. Its result stays there, see :mod:`~hyperlearn_dask.training.on_worker`.
+   worker that has its data. Its result stays there, see :mod:`~hyperlearn_dask.training.workers.on_worker`.
 3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
    partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
    and of its direction makes the next factor's rows itself.
@@ -37,7 +37,6 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import read_indptr, unit_attributes, unit_digests
-from hyperlearn_dask.training.arrange import arrange, counts_of, make_shards
 from hyperlearn_dask.training.events import Where
 from hyperlearn_dask.training.executor import (
     Handle,
@@ -50,7 +49,9 @@ from hyperlearn_dask.training.executor import (
     part_of,
 )
 from hyperlearn_dask.training.memory import Site
-from hyperlearn_dask.training.on_worker import (
+from hyperlearn_dask.training.placing.arrange import arrange, counts_of, make_shards
+from hyperlearn_dask.training.placing.placement import Placement
+from hyperlearn_dask.training.workers.on_worker import (
     SMALL,
     Form,
     Given,
@@ -69,8 +70,7 @@ from hyperlearn_dask.training.on_worker import (
     receipt_of,
     worker_device,
 )
-from hyperlearn_dask.training.placement import Placement
-from hyperlearn_dask.training.watch import LOSSES, Watch
+from hyperlearn_dask.training.workers.watch import LOSSES, Watch
 
 CHECK_SECONDS = 2.0  # between looks for workers that have come
 GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep

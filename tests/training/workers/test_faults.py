@@ -12,14 +12,13 @@ import pytest
 
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
-from hyperlearn_dask.training import watch
 from hyperlearn_dask.training.checkpoint import Checkpoints
-from hyperlearn_dask.training.distributed import LINEAGE
 from hyperlearn_dask.training.executor import Lost, SchedulerLost
 from hyperlearn_dask.training.fit import fit
-from hyperlearn_dask.training.recovery import IN_VAIN, SafePoints, over_losses
-
-from .made_up import SIZES, two_relations, two_relations_problem
+from hyperlearn_dask.training.workers import watch
+from hyperlearn_dask.training.workers.distributed import LINEAGE
+from hyperlearn_dask.training.workers.recovery import IN_VAIN, SafePoints, over_losses
+from tests.training.made_up import SIZES, two_relations, two_relations_problem
 
 SWEEPS = 30
 
@@ -80,7 +79,7 @@ def kill(client, which, sig=signal.SIGKILL, after=0.0):
     ids=["parallel", "sequential", "posterior"],
 )
 def test_killed_workers_change_nothing_and_cost_a_sweep(stored, cluster, changes, monkeypatch):
-    monkeypatch.setattr("hyperlearn_dask.training.recovery.CHEAP_SECONDS", 60.0)
+    monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.CHEAP_SECONDS", 60.0)
     problem, training = two_relations_problem(stored, **{"sweeps": SWEEPS, **changes})
     expected = fit(two_relations(), problem, training)
     told = []
@@ -119,7 +118,7 @@ def test_a_hanging_worker_is_noticed_and_replaced(stored, cluster, monkeypatch):
 
 
 def test_workers_that_join_are_used(stored, processes, monkeypatch):
-    monkeypatch.setattr("hyperlearn_dask.training.distributed.CHECK_SECONDS", 0.0)
+    monkeypatch.setattr("hyperlearn_dask.training.workers.distributed.CHECK_SECONDS", 0.0)
     problem, training = two_relations_problem(stored, sweeps=SWEEPS)
     told, address = [], processes.scheduler()
     processes.worker(address)
@@ -162,13 +161,13 @@ def test_what_is_kept_does_not_grow_with_the_sweeps(stored, cluster):
 
 
 def _memories(dask_worker):
-    from hyperlearn_dask.training.on_worker import _desks
+    from hyperlearn_dask.training.workers.on_worker import _desks
 
     return len(_desks[dask_worker].memories)
 
 
 def _results(dask_worker):
-    from hyperlearn_dask.training.on_worker import _desks
+    from hyperlearn_dask.training.workers.on_worker import _desks
 
     return sum(len(memory.results) for memory in _desks[dask_worker].memories.values())
 

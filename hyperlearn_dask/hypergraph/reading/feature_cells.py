@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from hyperlearn_dask.config import FeatureSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.blocks import Rows
-from hyperlearn_dask.hypergraph.entities import Entities
-from hyperlearn_dask.hypergraph.tables import Batch, read_table
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.blocks import Rows
+from hyperlearn_dask.hypergraph.reading.entities import Entities
+from hyperlearn_dask.hypergraph.reading.tables import Batch, read_table
 
 
 def read_texts(feature: FeatureSpec, entities: Entities) -> tuple[np.ndarray, pa.Array]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.compute as pc
 
-from hyperlearn_dask.hypergraph import cells
-from hyperlearn_dask.hypergraph.tables import Batch
+from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading.tables import Batch
+from hyperlearn_dask.hypergraph.reading.vocabulary import as_vocabulary, closest
 from hyperlearn_dask.hypergraph.tensor import Modality
-from hyperlearn_dask.hypergraph.vocabulary import as_vocabulary, closest
 
 
 class Entities:

@@ -7,8 +7,8 @@ import pytest
 
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.factorization.problem import build_problem
-from hyperlearn_dask.training.cost import NOMINAL, Counts
-from hyperlearn_dask.training.plan import plan
+from hyperlearn_dask.training.placing.cost import NOMINAL, Counts
+from hyperlearn_dask.training.placing.plan import plan
 
 SIZES = {"a": 1000, "b": 400, "c": 50}
 PROBLEM = build_problem(SIZES, {"r": ("a", "b", "c")}, {}, {"all": 8}, {}, 1e-2)
