@@ -28,6 +28,7 @@ demo: $(INSTALLED)
 	@echo "  source $(BIN)/activate"
 	@echo "  hyperlearn query out/museum movement --given artist=\"Mary Cassatt\""
 	@echo "  hyperlearn similar out/museum subject mythology"
+	@echo "  hyperlearn report out/museum   # a page about all of it: out/museum/report.html"
 	@echo "  hyperlearn run data/museum --out out/museum --scheduler local   # on Dask workers; nothing changed, so nothing to do"
 	@echo "  hyperlearn info out/museum"
 	@echo "  hyperlearn export out/museum --format tsv --out out/museum-factors"

@@ -142,4 +142,29 @@ def info(path: Path, as_json: bool) -> None:
         display.show_summary(display.console(), found)
 
 
-COMMANDS: Sequence[click.Command] = (query, similar, export, info)
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The page to write; by default DIR/report.html.",
+)
+@click.option("--seed", default=0, show_default=True, help="Which test tuples are shown.")
+def report(results: Path, out: Path | None, seed: int) -> None:
+    """Write a page about the results in DIR: the hypergraph, metrics, training, and examples.
+
+    It is one file that any browser opens, without a network.
+
+    \b
+    Example:
+      hyperlearn report out/museum
+    """
+    from pipeline.report import write_report
+
+    to = out or results / "report.html"
+    write_report(results, to, seed=seed)
+    click.echo(f"wrote {to}", err=True)
+
+
+COMMANDS: Sequence[click.Command] = (query, similar, report, export, info)

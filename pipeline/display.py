@@ -236,7 +236,7 @@ def show_summary(page: Console, found: dict[str, Any]) -> None:
             ["columns", groups],
             ["relations", ", ".join(f"{p} (absent = {t['absent']})" for p, t in model["relations"].items())],
             ["graph weights", ", ".join(f"{m} {w:g}" for m, w in model["graph_weights"].items()) or "-"],
-            ["training", _trained(training)],
+            ["training", trained(training)],
             ["objective", "-" if training["objective"] is None else f"{training['objective']:,.6g}"],
         ]
         _table(page, ["model", ""], rows)
@@ -244,7 +244,8 @@ def show_summary(page: Console, found: dict[str, Any]) -> None:
         show_metrics(page, found["metrics"])
 
 
-def _trained(training: Mapping[str, Any]) -> str:
+def trained(training: Mapping[str, Any]) -> str:
+    """How long a training took and, where it was judged, which sweep was best."""
     text = f"{training['sweeps']} sweeps in {duration(training['seconds'])}"
     if "best_sweep" in training:
         text += f", best by validation ({training['validation']:.4f}): sweep {training['best_sweep']}"

@@ -115,31 +115,40 @@ class Asked:
         """How many distinct contexts there are."""
         return self._contexts.count
 
+    @property
+    def tuples(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each tuple the number of its context, and its answer."""
+        return self._contexts.of, self._answers
+
     def given(self, begin: int = 0, end: int | None = None) -> dict[str, np.ndarray]:
         """A range of the contexts, as a scorer takes them."""
         return self._contexts.given(begin, end, self._modalities)
 
     def ranks(self, score: Callable[[int, int], np.ndarray], *, cells: int = _CELLS) -> np.ndarray:
         """The rank of each tuple; ``score(begin, end)``: scores (contexts x targets) of a range."""
-        contexts, answers, seen, known = self._contexts, self._answers, self._seen, self._known
+        of, answers = self.tuples
         ranks = np.empty(len(answers))
-        by_context = np.argsort(contexts.of, kind="stable")
-        starts = np.searchsorted(contexts.of[by_context], np.arange(contexts.count + 1))
-        step = max(1, cells // len(seen))
-        for begin in range(0, contexts.count, step):
-            end = min(begin + step, contexts.count)
-            scores = np.array(score(begin, end), dtype=np.float64)  # a copy: it is written to
+        by_context = np.argsort(of, kind="stable")
+        starts = np.searchsorted(of[by_context], np.arange(self.count + 1))
+        step = max(1, cells // len(self._seen))
+        for begin in range(0, self.count, step):
+            end = min(begin + step, self.count)
+            scores = np.asarray(score(begin, end), dtype=np.float64)
             if not np.isfinite(scores).all():
                 raise InputError("the scores to evaluate are not all finite numbers", key=self._key)
-            scores[:, ~seen] = -np.inf
             for context, row in enumerate(scores, start=begin):
                 tests = by_context[starts[context] : starts[context + 1]]
-                own = row[answers[tests]]
-                row[known.indices[known.indptr[context] : known.indptr[context + 1]]] = -np.inf
-                row.sort()
-                not_above, below = np.searchsorted(row, own, "right"), np.searchsorted(row, own, "left")
-                ranks[tests] = 1 + (len(row) - not_above) + (not_above - below) / 2
+                own, rivals = row[answers[tests]], np.sort(self.rivals(context, row))
+                not_above = np.searchsorted(rivals, own, "right")
+                below = np.searchsorted(rivals, own, "left")
+                ranks[tests] = 1 + (len(rivals) - not_above) + (not_above - below) / 2
         return ranks
+
+    def rivals(self, context: int, scores: np.ndarray) -> np.ndarray:
+        """Scores (targets,) in a context, -inf for each target that is no rival of its answers."""
+        rivals = np.where(self._seen, scores, -np.inf)
+        rivals[self._known.indices[self._known.indptr[context] : self._known.indptr[context + 1]]] = -np.inf
+        return rivals
 
 
 def _known(

@@ -60,19 +60,13 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
     InputError
         When the model was trained on other entities or relations than the hypergraph has.
     """
-    for name, modality in model.modalities.items():
-        other = hypergraph.modalities.get(name)
-        if other is None or not np.array_equal(modality.ids, other.ids):
-            raise InputError(
-                f"the model was trained on other entities of '{name}' than this hypergraph has; train again"
-            )
+    check_entities(model, hypergraph)
     metrics = []
     for name, relation in hypergraph.relations.items():
         test = relation.test
         if test is None or name not in model.problem.terms:
             continue
-        rated = model.problem.terms[name].absent == "unknown"
-        target = model.targets.get(name) or (None if rated else relation.modalities[-1])
+        rated, target = tasks(model, name)
         if rated:
             predicted = model.predict(name, test.coords)
             figures = rating_metrics(relation.tensor.values, test.values, predicted, clip=clip)
@@ -89,3 +83,20 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
                 Metric(name, "ranking", target, key, value, len(ranks)) for key, value in figures.items()
             ]
     return metrics
+
+
+def tasks(model: Model, relation: str) -> tuple[bool, str | None]:
+    """What a relation's test tuples are judged by: whether its values are rated, which target is ranked."""
+    term = model.problem.terms[relation]
+    rated = term.absent == "unknown"
+    return rated, model.targets.get(relation) or (None if rated else term.modalities[-1])
+
+
+def check_entities(model: Model, hypergraph: Hypergraph) -> None:
+    """Refuse a hypergraph of other entities than a model was trained on (:class:`InputError`)."""
+    for name, modality in model.modalities.items():
+        other = hypergraph.modalities.get(name)
+        if other is None or not np.array_equal(modality.ids, other.ids):
+            raise InputError(
+                f"the model was trained on other entities of '{name}' than this hypergraph has; train again"
+            )

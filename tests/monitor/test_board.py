@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from hyperlearn_dask.monitor.board import RECENT, TRAININGS, Board, Training
-from hyperlearn_dask.monitor.page import Page, curves
+from hyperlearn_dask.monitor.curves import curves
+from hyperlearn_dask.monitor.page import Page
 from hyperlearn_dask.monitor.tables import headline, workers_table
 from hyperlearn_dask.training.events import Finished, Recovered, Started, Stopped, Where, WorkersLost, record
 from hyperlearn_dask.training.report import SweepReport
@@ -65,7 +66,7 @@ def test_draws_stand_behind_the_sweeps_and_what_no_logarithm_has_is_left_out():
     training = told(
         started(), sweep(1, 8.0), sweep(2, 4.0), sweep(1, 5.0, None), sweep(2, float("nan"), None)
     )
-    columns = curves(training)
+    columns = curves(training.points)
     assert columns["sweep"] == [1, 2, 3, 4]
     assert columns["fall"][1] == 1.0
     assert [math.isnan(x) for x in columns["fall"]] == [True, False, True, True]
@@ -117,5 +118,5 @@ def test_the_page_is_sensible_at_every_moment_and_names_are_only_text():
     for n in range(1, 6):
         board.hear("1", record(sweep(n, 10.0**-n)))
     page.update()
-    assert list(page._source.data["sweep"]) == [1, 2, 3, 4, 5]
-    assert type(page._charts["objective"].yaxis[0].ticker).__name__ == "LogTicker"
+    assert list(page._curves.source.data["sweep"]) == [1, 2, 3, 4, 5]
+    assert type(page._curves.charts["objective"].yaxis[0].ticker).__name__ == "LogTicker"

@@ -29,7 +29,7 @@ def test_every_command_explains_itself_with_an_example(hyperlearn: Run, command:
 def test_the_commands_are_those_of_the_contract() -> None:
     assert set(cli.commands) == set(COMMANDS)
     making_commands = {"ingest", "graph", "train", "evaluate", "run", "synth"}
-    asking_commands = {"query", "similar", "export", "info"}
+    asking_commands = {"query", "similar", "report", "export", "info"}
     assert set(COMMANDS) == making_commands | asking_commands | {"tune", "plan", "cluster"}
 
 
