@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,23 +101,6 @@ def write_film_club(folder: Path) -> Path:
     write_csv(folder / "tags_test.csv", ["movie", "tag"], tags[:3])
     (folder / "dataset.toml").write_text(SETTINGS, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_kernels_are_saved_in_turn() -> None:
-    """Processes that test share Numba's cache, whose index forgets or mistakes what two save at once."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return
-    from numba.core.caching import IndexDataCacheFile
-
-    save = IndexDataCacheFile.save
-
-    def in_turn(self: IndexDataCacheFile, *what: Any) -> None:
-        with Path(f"{self._index_path}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            save(self, *what)
-
-    IndexDataCacheFile.save = in_turn
 
 
 @pytest.fixture
