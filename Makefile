@@ -3,6 +3,9 @@ BIN := .venv/bin
 # Touched last: an installation that failed half-way leaves no stamp and is repeated.
 INSTALLED := .venv/installed
 
+# Processes that test, one file at a time each.
+TESTERS ?= logical
+
 .PHONY: .venv demo test test-gpu cuda-check lint
 
 .venv: $(INSTALLED)
@@ -35,7 +38,7 @@ demo: $(INSTALLED)
 	@echo "  hyperlearn --help"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TESTERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The tests on a GPU, for a machine that has one; elsewhere each says that it is skipped.
 test-gpu: $(INSTALLED)

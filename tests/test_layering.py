@@ -15,10 +15,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LIBRARY = "hyperlearn_dask"
 
-_GROUND = {"errors", "config", "backend", "storage"}
+_GROUND = {"errors", "config", "backend", "storage", "compiling"}
 # What each part may import, besides itself.
 ALLOWED = {
     "errors": set(),
+    "compiling": set(),
     "backend": {"errors"},
     "config": {"errors"},
     "storage": {"errors"},

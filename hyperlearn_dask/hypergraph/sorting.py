@@ -13,6 +13,10 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from hyperlearn_dask.compiling import save_in_turn
+
+save_in_turn()  # all kernels are imported after these
+
 DIGIT_BITS = 11  # 2048 counters a run stay in the nearest cache
 KEY_LIMIT = np.iinfo(np.int64).max
 

@@ -2,7 +2,8 @@
 //
 // The threads of a block are fibers. They take turns at barriers and shuffles; blocks run one after the
 // other. Threads that wait for one another for ever are found out and reported.
-#pragma once
+#ifndef ON_HOST_H
+#define ON_HOST_H
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -167,3 +168,5 @@ template <typename T>
 T __ldg(const T* place) { return *place; }
 
 using std::sqrt;
+
+#endif

@@ -121,3 +121,69 @@ def loop_objective(problem, tensors, laplacians, factors):
             total += problem.graph_weights[m] / 2 * np.trace(a.T @ laplacians[m].toarray() @ a)
         total += problem.ridge / 2 * (a**2).sum()
     return total
+
+
+def loop_mttkrp(tensor, matrices, mode):
+    out = np.zeros((tensor.shape[mode], matrices[0].shape[1]))
+    for e in range(tensor.nnz):
+        row = np.full(out.shape[1], tensor.values[e])
+        for m in range(tensor.order):
+            if m != mode:
+                row = row * matrices[m][tensor.coords[m][e]]
+        out[tensor.coords[mode][e]] += row
+    return out
+
+
+def loop_normal_equations(tensor, matrices, mode, free, fixed, weight):
+    gram = np.zeros((tensor.shape[mode], len(free), len(free)))
+    right = np.zeros((tensor.shape[mode], len(free)))
+    for e in range(tensor.nnz):
+        z = np.ones(matrices[0].shape[1])
+        for m in range(tensor.order):
+            if m != mode:
+                z = z * matrices[m][tensor.coords[m][e]]
+        i = tensor.coords[mode][e]
+        gram[i] += weight * np.outer(z[free], z[free])
+        right[i] += z[free] * (tensor.values[e] - weight * z[fixed].sum())
+    return gram, right
+
+
+def loop_values(tensor, matrices):
+    return np.array(
+        [
+            np.prod([a[tensor.coords[m][e]] for m, a in enumerate(matrices)], axis=0).sum()
+            for e in range(tensor.nnz)
+        ]
+    )
+
+
+def loop_context_equations(contexts, matrices, mode, free, fixed, target):
+    """``target``: the target modality's matrix."""
+    gram = np.zeros((contexts.shape[mode], len(free), len(free)))
+    right = np.zeros((contexts.shape[mode], len(free)))
+    for e in range(contexts.nnz):
+        w = np.ones(matrices[0].shape[1])
+        for m, a in enumerate(matrices):
+            if m != mode:
+                w = w * a[contexts.coords[m][e]]
+        i = contexts.coords[mode][e]
+        for row in target:  # xhat of (context, target) = sum_r own_r w_r target_r
+            z = w * row
+            gram[i] += np.outer(z[free], z[free])
+            right[i] -= z[free] * z[fixed].sum()
+    return gram, right
+
+
+def loop_line(tensor, matrices, directions, weight):
+    """The coefficients of sum over the entries of -2 x xhat(alpha) + weight xhat(alpha)^2."""
+    total = np.zeros(2 * tensor.order + 1)
+    for e in range(tensor.nnz):
+        terms = np.zeros((tensor.order + 1, matrices[0].shape[1]))
+        terms[0] = 1
+        for i, a, d in zip((c[e] for c in tensor.coords), matrices, directions):
+            terms[1:] = terms[1:] * a[i] + terms[:-1] * d[i]
+            terms[0] *= a[i]
+        xhat = terms.sum(axis=1)
+        total[: tensor.order + 1] -= 2 * tensor.values[e] * xhat
+        total += weight * np.convolve(xhat, xhat)
+    return total

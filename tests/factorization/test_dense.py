@@ -32,7 +32,15 @@ def test_the_way_leads_to_the_solution(shape, dtype):
     np.testing.assert_allclose((block + way) @ gram, right, atol=TOLERANCE[dtype] * 1000)
     assert slope == pytest.approx((downhill * way).sum(), rel=TOLERANCE[dtype] * 10)
     assert other == pytest.approx((downhill * before).sum(), abs=TOLERANCE[dtype] * downhill.size * 100)
-    assert dense.way(gram, np.linalg.inv(gram), right, block, None)[2] == 0
+
+
+def test_without_another_matrix_the_way_is_the_same():
+    rng = np.random.default_rng(1)
+    gram, right, block = np.eye(3) + 1, rng.normal(size=(7, 3)), rng.normal(size=(7, 3))
+    way, slope, other = dense.way(gram, np.linalg.inv(gram), right, block, None)
+    expected = dense.way(gram, np.linalg.inv(gram), right, block, block)
+    np.testing.assert_array_equal(way, expected[0])
+    assert (slope, other) == (expected[1], 0)
 
 
 def test_a_step_is_taken_in_the_dtype_of_the_start():

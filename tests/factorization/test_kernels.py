@@ -6,53 +6,28 @@ from hypothesis import strategies as st
 from hyperlearn_dask.factorization.kernels import cpu
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
-from .made_up import random_tensor
+from .made_up import (
+    loop_context_equations,
+    loop_mttkrp,
+    loop_normal_equations,
+    loop_values,
+    random_tensor,
+)
 
 TOLERANCE = {"float32": 2e-4, "float64": 1e-12}
 
 
-def loop_mttkrp(tensor, matrices, mode):
-    out = np.zeros((tensor.shape[mode], matrices[0].shape[1]))
-    for e in range(tensor.nnz):
-        row = np.full(out.shape[1], tensor.values[e])
-        for m in range(tensor.order):
-            if m != mode:
-                row = row * matrices[m][tensor.coords[m][e]]
-        out[tensor.coords[mode][e]] += row
-    return out
-
-
-def loop_normal_equations(tensor, matrices, mode, free, fixed, weight):
-    gram = np.zeros((tensor.shape[mode], len(free), len(free)))
-    right = np.zeros((tensor.shape[mode], len(free)))
-    for e in range(tensor.nnz):
-        z = np.ones(matrices[0].shape[1])
-        for m in range(tensor.order):
-            if m != mode:
-                z = z * matrices[m][tensor.coords[m][e]]
-        i = tensor.coords[mode][e]
-        gram[i] += weight * np.outer(z[free], z[free])
-        right[i] += z[free] * (tensor.values[e] - weight * z[fixed].sum())
-    return gram, right
-
-
-def loop_values(tensor, matrices):
-    return np.array(
-        [
-            np.prod([a[tensor.coords[m][e]] for m, a in enumerate(matrices)], axis=0).sum()
-            for e in range(tensor.nnz)
-        ]
-    )
+# Passes are unrolled for each order, and one source is compiled for each dtype; to compile takes seconds.
+KINDS = [(2, "float64"), (3, "float32"), (3, "float64"), (4, "float32"), (5, "float64")]
 
 
 @st.composite
 def cases(draw):
-    order = draw(st.integers(2, 5))
+    order, dtype = draw(st.sampled_from(KINDS))
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=order, max_size=order)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     tensor = random_tensor(rng, shape, draw(st.integers(1, 40)))
     rank = draw(st.integers(1, 6))
-    dtype = draw(st.sampled_from(["float32", "float64"]))
     matrices = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in shape)
     directions = tuple(rng.normal(size=(n, rank)).astype(dtype) for n in shape)
     return tensor, matrices, directions, TOLERANCE[dtype]
@@ -138,13 +113,7 @@ def test_context_equations_are_the_loop(case, data):
     gram, right = cpu.context_equations(
         contexts, matrices, mode, free, fixed, target_gram, *cpu.group_by_row(contexts, mode)
     )
-    expected_gram, expected_right = np.zeros_like(gram, dtype=float), np.zeros_like(right, dtype=float)
-    for e in range(contexts.nnz):
-        others = [a[contexts.coords[m][e]] for m, a in enumerate(matrices) if m != mode]
-        for t in range(7):  # xhat of (context, target) = sum_r own_r w_r target_r
-            z = np.prod(others, axis=0) * target[t]
-            expected_gram[contexts.coords[mode][e]] += np.outer(z[free], z[free])
-            expected_right[contexts.coords[mode][e]] -= z[free] * z[fixed].sum()
+    expected_gram, expected_right = loop_context_equations(contexts, matrices, mode, free, fixed, target)
     np.testing.assert_allclose(gram, expected_gram, rtol=tolerance, atol=tolerance * 500)
     np.testing.assert_allclose(right, expected_right, rtol=tolerance, atol=tolerance * 500)
 
@@ -172,3 +141,23 @@ def test_a_shard_that_starts_inside_the_tensor_gives_its_rows():
             total[m] += rows
     for m in whole:
         np.testing.assert_allclose(total[m], whole[m], atol=1e-12)
+
+
+def test_eight_modes_are_the_loop():
+    rng = np.random.default_rng(0)
+    tensor = random_tensor(rng, (2, 3, 2, 2, 3, 2, 2, 2), 60)
+    matrices, directions = (tuple(rng.normal(size=(n, 3)) for n in tensor.shape) for _ in range(2))
+    for mode, rows in cpu.mttkrp(tensor, matrices, tuple(range(8))).items():
+        np.testing.assert_allclose(rows, loop_mttkrp(tensor, matrices, mode), atol=1e-11)
+    values = loop_values(tensor, tuple(a + 0.5 * d for a, d in zip(matrices, directions)))
+    for weight in (0.0, 0.7):
+        line = np.polynomial.polynomial.polyval(0.5, cpu.line(tensor, matrices, directions, weight))
+        assert line == pytest.approx((-2 * tensor.values * values + weight * values**2).sum())
+    free, fixed, target = np.arange(2), np.arange(2, 3), rng.normal(size=(7, 3))
+    grouped = cpu.group_by_row(tensor, 7)
+    of_entries = cpu.normal_equations(tensor, matrices, 7, free, fixed, 0.7, *grouped)
+    expected = loop_normal_equations(tensor, matrices, 7, free, fixed, 0.7)
+    of_contexts = cpu.context_equations(tensor, matrices, 7, free, fixed, target.T @ target, *grouped)
+    expected += loop_context_equations(tensor, matrices, 7, free, fixed, target)
+    for got, wanted in zip(of_entries + of_contexts, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-10)

@@ -41,10 +41,20 @@ class Running:
             return answer.read().decode()
 
     def wait_for_sweep(self, number: int) -> None:
-        deadline = time.monotonic() + 120
-        while not self.reports or self.reports[-1].sweep < number:
-            assert time.monotonic() < deadline, "training does not get on"
-            time.sleep(0.05)
+        """Until a sweep is done, and the scheduler, which is told of it a little later, knows it."""
+        assert_soon(lambda: self.reports and self.reports[-1].sweep >= number, "training does not get on")
+        assert_soon(lambda: float(self.gauges().get("sweep", 0)) >= number, "the scheduler is not told")
+
+    def gauges(self) -> dict[str, str]:
+        found = re.findall(r'^hyperlearn_(\w+)\{training="[^"]*"\} (\S+)$', self.get("metrics"), re.M)
+        return dict(found)
+
+
+def assert_soon(true, otherwise):
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +83,7 @@ def running(tmp_path_factory):
         yield run
         enough.set()
         thread.join()
-        assert "stopped: enough" in page_text(page)
+        assert_soon(lambda: "stopped: enough" in page_text(page), "the end is not shown")
 
 
 def page_text(url: str) -> str:
@@ -115,9 +125,8 @@ def test_steps_count_the_bytes_that_come_from_other_workers(running):
 
 def test_prometheus_reads_gauges_of_training_and_counters_of_steps(running):
     running.wait_for_sweep(5)
-    before = running.reports[-1]
-    metrics = dict(re.findall(r'^hyperlearn_(\w+)\{training="[^"]*"\} (\S+)$', running.get("metrics"), re.M))
-    assert float(metrics["sweep"]) >= before.sweep - 1
+    running.wait_for_sweep(running.reports[-1].sweep + 1)
+    metrics = running.gauges()
     assert 0 < float(metrics["objective"]) <= running.reports[0].objective
     assert {"running": "1.0", "workers": "2.0"}.items() <= metrics.items()
     assert {"step_length", "sweep_seconds"} <= metrics.keys()
@@ -158,10 +167,8 @@ def test_losses_are_told_in_the_order_they_happen(running):
     running.wait_for_sweep(5)
     victim = next(iter(running.client.run(os.getpid).values()))
     os.kill(victim, signal.SIGKILL)
-    deadline = time.monotonic() + 120
-    while "recovered" not in [event.kind for event in running.events]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert_soon(lambda: "recovered" in [event.kind for event in running.events], "nothing is recovered")
+    assert_soon(lambda: "recovered, going on from" in page_text(running.page), "the page is not told")
     kinds = [event.kind for event in running.events if event.kind not in ("sweep", "checkpoint")]
     assert kinds[:3] == ["started", "lost", "recovered"]
     text = page_text(running.page)

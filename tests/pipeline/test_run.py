@@ -211,7 +211,7 @@ def test_an_interruption_leaves_whole_artefacts_and_a_run_goes_on(
                 break
         time.sleep(0.1)
         process.send_signal(number)
-        rest, _ = process.stderr.read(), process.wait(timeout=20)
+        rest, _ = process.stderr.read(), process.wait(timeout=60)
     assert process.returncode == 130
     assert rest.splitlines()[-1].startswith("Interrupted; finished stages are kept")
     assert "Traceback" not in rest

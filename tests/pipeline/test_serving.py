@@ -49,14 +49,14 @@ def serving(*options: object) -> Iterator[tuple[subprocess.Popen[str], dict[str,
 
 def end(process: subprocess.Popen[str]) -> str:
     """Wait for the end, which is a clean one; what it said on stderr."""
-    assert process.wait(timeout=15) == 0
+    assert process.wait(timeout=60) == 0
     assert process.stderr is not None
     return process.stderr.read()
 
 
 def gone(group: int) -> bool:
     """Whether no process of the group is left; Python's own helper ends a moment after the others."""
-    for _ in range(50):
+    for _ in range(600):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

@@ -348,7 +348,9 @@ def _solve_rows(matrices, right, eps, solution):  # type: ignore[no-untyped-def]
             y[a] *= root[a, a]
             for k in range(a):
                 y[k] -= root[a, k] * y[a]
-        solution[i] = y
+        # One by one: for whole rows Numba would compile the message of a shape that does not fit, 5 s of 8.
+        for a in range(width):
+            solution[i, a] = y[a]
 
 
 @numba.njit(inline="always")

@@ -1,5 +1,7 @@
 """Training on worker processes gives the factors of training in this process."""
 
+import contextlib
+
 import numba
 import numpy as np
 import pytest
@@ -22,6 +24,12 @@ def stored(tmp_path_factory):
     return open_hypergraph(path)
 
 
+@pytest.fixture(scope="module")
+def two_workers():
+    with open_scheduler("local", list(SIZES), workers=2) as client:
+        yield client
+
+
 def assert_same_factors(got, expected):
     for m, factor in expected.factors.items():
         scale = np.abs(factor).max()
@@ -30,8 +38,12 @@ def assert_same_factors(got, expected):
 
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
-def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers):
-    with open_scheduler("local", list(SIZES), workers=workers) as client:
+def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers, request):
+    with contextlib.ExitStack() as stack:
+        if workers == 2:
+            client = request.getfixturevalue("two_workers")
+        else:
+            client = stack.enter_context(open_scheduler("local", list(SIZES), workers=workers))
         for schedule in ("parallel", "sequential"):
             problem, training = two_relations_problem(stored, schedule=schedule, sweeps=12)
             reports = []
@@ -42,38 +54,36 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers)
             assert any(name.startswith("solve-a") for r in reports for name in r.seconds_by)
 
 
-def test_placements_that_were_chosen_give_the_factors_of_one_process(stored):
+def test_placements_that_were_chosen_give_the_factors_of_one_process(stored, two_workers):
     wanted = PlacementSpec("owner", owners={"a": "1", "b": "1"}), PlacementSpec(shards=5)
     problem, training = two_relations_problem(stored, sweeps=12)
     here = fit(two_relations(), problem, training)
-    with open_scheduler("local", list(SIZES), workers=2) as client:
-        for spec in wanted:
-            told = []
-            there = fit(stored, problem, training, client=client, placement=spec, on_placement=told.append)
-            assert_same_factors(there, here)
-            shares = told[0].by_worker()
-            if spec.owners:
-                assert shares["1"].modalities[:2] == ("a", "b")
-                assert sum(share.entries for share in shares.values()) == 3 * 300 + 2 * 120
-            else:
-                assert sum(len(share.shards) for share in shares.values()) >= 5
+    for spec in wanted:
+        told = []
+        there = fit(stored, problem, training, client=two_workers, placement=spec, on_placement=told.append)
+        assert_same_factors(there, here)
+        shares = told[0].by_worker()
+        if spec.owners:
+            assert shares["1"].modalities[:2] == ("a", "b")
+            assert sum(share.entries for share in shares.values()) == 3 * 300 + 2 * 120
+        else:
+            assert sum(len(share.shards) for share in shares.values()) >= 5
 
 
-def test_a_step_uses_the_threads_of_its_worker(stored):
-    with open_scheduler("local", list(SIZES), workers=2) as client:
-        problem, _ = two_relations_problem(stored)
-        setting = Setting("float64", {name: term.offset for name, term in problem.terms.items()}, {})
-        executor = DaskExecutor(client, stored, setting, problem)
-        used = executor.gather(executor.at_modality("threads", "a", _threads))
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        assert used == min(min(w["nthreads"] for w in workers), numba.config.NUMBA_NUM_THREADS)
+def test_a_step_uses_the_threads_of_its_worker(stored, two_workers):
+    problem, _ = two_relations_problem(stored)
+    setting = Setting("float64", {name: term.offset for name, term in problem.terms.items()}, {})
+    executor = DaskExecutor(two_workers, stored, setting, problem)
+    used = executor.gather(executor.at_modality("threads", "a", _threads))
+    workers = two_workers.scheduler_info(n_workers=-1)["workers"].values()
+    assert used == min(min(w["nthreads"] for w in workers), numba.config.NUMBA_NUM_THREADS)
 
 
 def _threads(_):
     return numba.get_num_threads()
 
 
-def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too():
+def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too(two_workers):
     settings = {
         "groups": {"ac": 3, "bc": 3},
         "relations": {
@@ -87,9 +97,8 @@ def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too():
         "sweeps": 12,
     }
     here = HyperLearn(**settings).fit(two_relations())
-    with open_scheduler("local", list(SIZES), workers=2) as client:
-        there = HyperLearn(**settings).fit(two_relations(), client=client)
-        assert_same_factors(there.model_, here.model_)
-        with pytest.raises(InputError, match="in memory"):
-            problem, training = two_relations_problem(two_relations())
-            fit(two_relations(), problem, training, client=client)
+    there = HyperLearn(**settings).fit(two_relations(), client=two_workers)
+    assert_same_factors(there.model_, here.model_)
+    with pytest.raises(InputError, match="in memory"):
+        problem, training = two_relations_problem(two_relations())
+        fit(two_relations(), problem, training, client=two_workers)
