@@ -40,7 +40,8 @@ class State:
     ``slope``, which the next ones are made conjugate to; of a modality with an encoder both are of its
     code. The ``best`` factors by validation and their ``best_codes``, where they are not the last ones.
     Among posterior draws: ``draw``, the number of the last one (0 before them), the factors ``drawn``
-    there, and all draws ``kept`` so far, one below the other.
+    there and the codes, all draws ``kept`` so far, one below the other, and, by relation, the variances
+    of the ``noise`` at every draw.
     """
 
     history: tuple[SweepReport, ...]
@@ -53,6 +54,8 @@ class State:
     slope: float = 0.0
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
+    drawn_codes: Matrices = field(default_factory=dict)
+    noise: Matrices = field(default_factory=dict)
     kept: Matrices = field(default_factory=dict)
     done: bool = False  # whether the sweeps are; such a state is not written
 
@@ -62,7 +65,18 @@ class State:
         return f"posterior draw {self.draw}" if self.draw else f"sweep {len(self.history)}"
 
 
-_ROLES = ("factors", "codes", "proposals", "directions", "best", "best_codes", "drawn", "kept")
+_ROLES = (
+    "factors",
+    "codes",
+    "proposals",
+    "directions",
+    "best",
+    "best_codes",
+    "drawn",
+    "drawn_codes",
+    "kept",
+    "noise",
+)
 
 
 class Checkpoints:
