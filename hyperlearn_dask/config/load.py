@@ -163,6 +163,13 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
         next(iter(relation_sections.values())).wrong(
             "0 in every relation: nothing would be learned", "weight"
         )
+    for relation, spec in relations.items():
+        if spec.noise and training.hyperparameters != "sampled":
+            relation_sections[relation].wrong(
+                'is drawn with the hyperparameters; training needs hyperparameters = "sampled"',
+                "noise",
+                at_odds=True,
+            )
     check_interactions(relation_sections, relations, training, training_section)
     if training_section:
         _check_validation(training_section, training, relations, modalities)

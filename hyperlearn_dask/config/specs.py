@@ -136,6 +136,7 @@ class RelationSpec:
     interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
     offset: float | Literal["mean"] = 0.0  # subtracted from the values; only with absent = "unknown"
     evidence: bool = False  # rank the target by local evidence as well; not with absent = "unknown"
+    noise: tuple[str, ...] = ()  # whose entities differ in their noise; with hyperparameters = "sampled" only
 
 
 @dataclass(frozen=True)

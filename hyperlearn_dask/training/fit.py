@@ -79,6 +79,7 @@ def problem_of(
             offset,
             spec.target,
             spec.absent_weight,
+            noise=spec.noise,
         )
     return build_problem(
         {m: len(entities) for m, entities in hypergraph.modalities.items()},
@@ -209,6 +210,7 @@ def _fit(
             require_room(problem, [here(hypergraph, setting)], training.dtype)
         with memory_in_one_line():
             streamed = streams(hypergraph, training.dtype, memory_limit, tell)
+            streamed = {r: parts for r, parts in streamed.items() if not problem.terms[r].noise}
             executor = LocalExecutor(hypergraph, setting, streamed)
     else:
         from hyperlearn_dask.monitor.post import Post
@@ -284,10 +286,11 @@ def _train(
             judge = Judge(executor, problem, hypergraph, name, targets.get(name), informed)
         state = safe.state = _optimise(problem, training, executor, features, state, on_sweep, safe, judge)
     encoded = go_on(held(executor, state.codes), features, len(state.history))
-    drawn = None
+    drawn: dict[str, np.ndarray] | None = None
+    noise: dict[str, dict[str, np.ndarray]] = {}
     if training.draws:
         blocks = hypergraph.feature_blocks
-        drawn, problem = sample_posterior(
+        drawn, problem, noise = sample_posterior(
             problem, training, executor, features, blocks, state, on_sweep, safe
         )
     return Model(
@@ -298,6 +301,7 @@ def _train(
         targets=dict(targets),
         history=tuple(_row(report) for report in state.history),
         draws=drawn,
+        noise=noise,
         encoders=encodings(problem, executor, encoded),
     )
 

@@ -29,19 +29,22 @@ from hyperlearn_dask.training.schedule import (
     sum_of_squares,
 )
 from hyperlearn_dask.training.steps import Way
+from hyperlearn_dask.training.weighing import Weights, drawn_weights, even_weights, weighing
 
 
 @dataclass(frozen=True)
 class Draw:
     """A draw: its number and report, where it is, and, of relations whose noise is drawn, its variance.
 
-    ``codes``: handles of the codes of the modalities with an encoder.
+    ``codes``: handles of the codes of the modalities with an encoder; ``weights``: of relations whose noise
+    is its entities', see :mod:`..factorization.noise`.
     """
 
     report: SweepReport
     point: Point
     codes: dict[str, Handle]
     noise: dict[str, float]
+    weights: Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,7 @@ def draws(
     blocks: Mapping[str, Sequence[int]] | None = None,
     sampled: bool = False,
     noise: Mapping[str, float] | None = None,
+    weights: Weights | None = None,
     done: int = 0,
 ) -> Iterator[Draw]:
     """Draw after draw of all factors, without end; each block given the latest of the others.
@@ -79,10 +83,11 @@ def draws(
         together each time.
     sampled
         Whether ridges, and the noise of relations with ``absent = "unknown"``, are drawn as well.
-    noise, done
-        The variances at ``point``, and the number of the draw that it is.
+    noise, weights, done
+        The variances and weights at ``point``, and the number of the draw that it is.
     """
     squares, counts = sum_of_squares(problem, executor), _counts(problem, executor)
+    weights = weights or even_weights(problem, executor)
     codes: dict[str, Handle] = {m: one["code"] for m, one in point.encoded.items()}
     priors = {
         m: executor.at_modality(
@@ -103,7 +108,7 @@ def draws(
         executor.seconds.clear()
         executor.received.clear()
         before, moves = point, {}
-        now = with_noise(problem, variances)
+        now, weighed = with_noise(problem, variances), weighing(executor, problem, weights)
         for index, m in enumerate(point.factors):
             drawn = executor.at_modality(
                 f"draw-{m}",
@@ -114,7 +119,7 @@ def draws(
                 priors[m],
                 point.factors[m],
                 codes.get(m),
-                all_products(now, executor, point, m),
+                all_products(now, weighed, point, m),
                 neighbour_grams(now, point, m),
                 (seed, number, index),
             )
@@ -123,18 +128,22 @@ def draws(
                 codes = {**codes, m: executor.pick(drawn, "code")}
             factors = {**point.factors, m: executor.pick(drawn, "factor")}
             point = point_at(now, executor, factors, keep=point.grams, new=m)
+        if weights:
+            weights = drawn_weights(now, executor, point, weights, (seed, number, len(point.factors) + 1))
+            weighed = weighing(executor, problem, weights)
+            squares = sum_of_squares(problem, weighed)
         directions, along_them = (
             {m: executor.pick(way, name) for m, way in moves.items()} for name in ("direction", "moments")
         )
         course = Course({}, directions, along_them, [])
-        step = along(now, executor, before, course, squares, f"objective-{number}", alpha=1.0)
+        step = along(now, weighed, before, course, squares, f"objective-{number}", alpha=1.0)
         parts = executor.gather(executor.pick(step, "parts"))
         if sampled:
             variances = _noise(now, parts, counts, (seed, number, len(point.factors)))
         seconds = time.perf_counter() - began
         took, received = dict(executor.seconds), dict(executor.received)
         report = SweepReport(number, sum(parts.values()), parts, None, seconds, took, received)
-        yield Draw(report, point, codes, variances)
+        yield Draw(report, point, codes, variances, weights)
 
 
 def _counts(problem: Problem, executor: Executor) -> dict[str, int]:

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.config import EncoderSpec, TrainingSpec
+from hyperlearn_dask.factorization.model_store import open_model, save_model
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -24,6 +25,13 @@ ENCODERS = {
     "c": EncoderSpec("features", 0, 0.1, own=True),
 }
 SAMPLED = {"draws": 6, "burn_in": 2, "hyperparameters": "sampled", "sweeps": 2}
+
+
+def with_noise_of_entities(hypergraph):
+    """A problem with encoders everywhere and a relation whose entities differ in their noise."""
+    problem, training = problem_with(hypergraph, ENCODERS, **SAMPLED)
+    rated = replace(problem.terms["rated"], noise=("b", "c"))
+    return replace(problem, terms={**problem.terms, "rated": rated}), training
 
 
 def planted(noise=0.5):
@@ -70,12 +78,14 @@ def test_sampled_hyperparameters_are_found_and_intervals_hold_what_they_promise(
 def test_draws_do_not_depend_on_where_they_are_made(tmp_path):
     save_hypergraph(with_features(), tmp_path / "h.zarr")
     stored = open_hypergraph(tmp_path / "h.zarr")
-    problem, training = problem_with(stored, ENCODERS, **SAMPLED)
+    problem, training = with_noise_of_entities(stored)
     here = fit(with_features(), problem, training)
     with open_scheduler("local", list(SIZES), workers=2) as client:
         there = fit(stored, problem, training, client=client)
     for m, drawn in here.draws.items():
         np.testing.assert_allclose(there.draws[m], drawn, rtol=0, atol=1e-5 * np.abs(drawn).max())
+    for m, variances in here.noise["rated"].items():
+        np.testing.assert_allclose(there.noise["rated"][m], variances, rtol=1e-5)
     weights = [model.problem.terms["rated"].weight for model in (here, there)]
     assert weights[1] == pytest.approx(weights[0], rel=1e-6)
     assert weights[0] != 0.5
@@ -84,7 +94,7 @@ def test_draws_do_not_depend_on_where_they_are_made(tmp_path):
 
 def test_interrupted_draws_come_to_the_same(tmp_path):
     hypergraph = with_features()
-    problem, training = problem_with(hypergraph, ENCODERS, **SAMPLED)
+    problem, training = with_noise_of_entities(hypergraph)
     expected = fit(hypergraph, problem, training)
 
     def interrupt(report):
@@ -102,6 +112,8 @@ def test_interrupted_draws_come_to_the_same(tmp_path):
     assert said == ["going on from posterior draw 4"]
     for m, drawn in expected.draws.items():
         np.testing.assert_allclose(got.draws[m], drawn, rtol=0, atol=1e-6 * np.abs(drawn).max())
+    for m, variances in expected.noise["rated"].items():
+        np.testing.assert_allclose(got.noise["rated"][m], variances, rtol=1e-5)
     assert got.problem.terms["rated"].weight == pytest.approx(expected.problem.terms["rated"].weight)
 
 
@@ -109,3 +121,41 @@ def test_blocks_of_features_are_stored(tmp_path):
     hypergraph, _, _ = planted()
     save_hypergraph(hypergraph, tmp_path / "h.zarr")
     assert open_hypergraph(tmp_path / "h.zarr").feature_blocks == {"user": (3, 1)}
+
+
+def test_noise_of_entities_is_found(tmp_path):
+    """Half of the users are ten times as hard to tell as the others."""
+    rng = np.random.default_rng(1)
+    users, items = (c.ravel() for c in np.indices((60, 50)))
+    scale = np.where(np.arange(60) < 30, 0.3, 3.0)
+    a, b = rng.normal(size=(60, 2)), rng.normal(size=(50, 2))
+    values = (a[users] * b[items]).sum(axis=1) + scale[users] * rng.normal(size=3000)
+    train = rng.random(3000) < 0.6
+    tensor = SparseTensor(
+        (users[train].astype(np.int32), items[train].astype(np.int32)), values[train], (60, 50)
+    )
+    hypergraph = hypergraph_of({"r": (("user", "item"), tensor)}, {"user": 60, "item": 50})
+    training = TrainingSpec(
+        groups={"all": 2}, sweeps=3, ridge=1.0, draws=200, burn_in=100, hyperparameters="sampled"
+    )
+    coords = users[~train], items[~train]
+    truth = (a[coords[0]] * b[coords[1]]).sum(axis=1)
+    errors, models = [], []
+    for noise in ((), ("user",)):
+        problem = problem_of(hypergraph, {"r": TermSettings("unknown", noise=noise)}, training, {})
+        models.append(fit(hypergraph, problem, training))
+        errors.append(np.sqrt(np.mean((models[-1].predict("r", coords) - truth) ** 2)))
+    assert errors[1] < 0.7 * errors[0]
+    model = models[1]
+    variance = model.noise["r"]["user"] / (2 * model.problem.terms["r"].weight)
+    assert np.median(variance[:30]) == pytest.approx(0.09, rel=0.25)
+    assert np.median(variance[30:]) == pytest.approx(9.0, rel=0.25)
+    inside = np.abs(values[~train] - model.predict("r", coords)) < 1.645 * model.deviation("r", coords)
+    for half in (coords[0] < 30, coords[0] >= 30):
+        assert 0.86 < inside[half].mean() < 0.94
+    known = model.deviation("r", (np.array([0, 59]), np.array([3, 3])))
+    among = model.target_deviations("r", "item", {"user": np.array([0, 59])})
+    np.testing.assert_allclose(among[:, 3], known)
+    save_model(model, tmp_path / "m.zarr", fingerprint="f", settings={})
+    stored = open_model(tmp_path / "m.zarr")
+    np.testing.assert_array_equal(stored.deviation("r", coords), model.deviation("r", coords))
