@@ -57,7 +57,11 @@ def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Da
         yield "without features", replace(dataset, modalities=modalities), hypergraph
     if training.hyperparameters == "sampled":
         fixed = replace(training, hyperparameters="fixed")
-        yield "hyperparameters fixed", replace(dataset, training=fixed), hypergraph
+        even = {r: replace(spec, noise=()) for r, spec in relations.items()}
+        yield "hyperparameters fixed", replace(dataset, training=fixed, relations=even), hypergraph
+    if any(spec.noise for spec in relations.values()):
+        even = {r: replace(spec, noise=()) for r, spec in relations.items()}
+        yield "one noise for all", replace(dataset, relations=even), hypergraph
     if any(spec.interactions for spec in relations.values()):
         plain = {r: replace(spec, interactions=None) for r, spec in relations.items()}
         one_group = replace(training, groups={"all": sum(training.groups.values())})

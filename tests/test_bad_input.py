@@ -131,6 +131,16 @@ DATASETS = [
         setting("sweeps = 12", 'sweeps = 12\nhyperparameters = "sampled"'),
         ("training.hyperparameters", "draws = 0"),
     ),
+    Case(
+        "noise of entities that is not drawn",
+        setting('value = "stars"', 'value = "stars"\nnoise = ["user"]'),
+        ("relations.rated.noise", "hyperparameters"),
+    ),
+    Case(
+        "noise of no modality of the relation",
+        setting('value = "stars"', 'value = "stars"\nnoise = ["tag"]'),
+        ("noise", "has no 'tag'"),
+    ),
     Case("missing feature column", setting('"genre"', '"style"'), ("movies.csv", "style", "genre")),
     Case(
         "text for a value",
