@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, to_host
+from hyperlearn_dask.backend import Array, array_module, to_host
 from hyperlearn_dask.factorization.noise import WeighedShard, draw_weights
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
@@ -93,9 +93,10 @@ def _squares(shard: Any, problem: Problem, factors: Mapping[str, Array], mode: i
 
 def _draw(
     _: Array | None,
-    weights: np.ndarray,
+    weights: Array,
     precision: float,
     squares: list[tuple[int, np.ndarray, np.ndarray]],
     seed: tuple[int, ...],
-) -> np.ndarray:
-    return draw_weights(to_host(weights), precision, squares, np.random.default_rng(seed))
+) -> Array:
+    drawn = draw_weights(to_host(weights), precision, squares, np.random.default_rng(seed))
+    return array_module(weights).asarray(drawn)
