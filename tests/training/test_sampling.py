@@ -56,7 +56,7 @@ def test_sampled_hyperparameters_are_found_and_intervals_hold_what_they_promise(
     """Begun with noise and ridges that are far off."""
     hypergraph, coords, values = planted()
     training = TrainingSpec(
-        groups={"all": 3}, ridge=20.0, sweeps=5, draws=400, burn_in=200, hyperparameters="sampled"
+        groups={"all": 3}, ridge=20.0, sweeps=5, draws=200, burn_in=100, hyperparameters="sampled"
     )
     encoders = {"user": EncoderSpec("features", 0, 5.0, own=True)}
     problem = problem_of(hypergraph, {"r": TermSettings("unknown", 0.1)}, training, {}, encoders)
@@ -124,19 +124,19 @@ def test_blocks_of_features_are_stored(tmp_path):
 
 
 def test_noise_of_entities_is_found(tmp_path):
-    """Half of the users are ten times as hard to tell as the others."""
+    """Half of the users are four times as hard to tell as the others."""
     rng = np.random.default_rng(1)
-    users, items = (c.ravel() for c in np.indices((60, 50)))
-    scale = np.where(np.arange(60) < 30, 0.3, 3.0)
-    a, b = rng.normal(size=(60, 2)), rng.normal(size=(50, 2))
-    values = (a[users] * b[items]).sum(axis=1) + scale[users] * rng.normal(size=3000)
-    train = rng.random(3000) < 0.6
+    users, items = (c.ravel() for c in np.indices((60, 150)))
+    scale = np.where(np.arange(60) < 30, 0.5, 2.0)
+    a, b = rng.normal(size=(60, 2)), rng.normal(size=(150, 2))
+    values = (a[users] * b[items]).sum(axis=1) + scale[users] * rng.normal(size=9000)
+    train = rng.random(9000) < 0.6
     tensor = SparseTensor(
-        (users[train].astype(np.int32), items[train].astype(np.int32)), values[train], (60, 50)
+        (users[train].astype(np.int32), items[train].astype(np.int32)), values[train], (60, 150)
     )
-    hypergraph = hypergraph_of({"r": (("user", "item"), tensor)}, {"user": 60, "item": 50})
+    hypergraph = hypergraph_of({"r": (("user", "item"), tensor)}, {"user": 60, "item": 150})
     training = TrainingSpec(
-        groups={"all": 2}, sweeps=3, ridge=1.0, draws=200, burn_in=100, hyperparameters="sampled"
+        groups={"all": 2}, sweeps=3, ridge=1.0, draws=100, burn_in=50, hyperparameters="sampled"
     )
     coords = users[~train], items[~train]
     truth = (a[coords[0]] * b[coords[1]]).sum(axis=1)
@@ -145,11 +145,11 @@ def test_noise_of_entities_is_found(tmp_path):
         problem = problem_of(hypergraph, {"r": TermSettings("unknown", noise=noise)}, training, {})
         models.append(fit(hypergraph, problem, training))
         errors.append(np.sqrt(np.mean((models[-1].predict("r", coords) - truth) ** 2)))
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.8 * errors[0]
     model = models[1]
     variance = model.noise["r"]["user"] / (2 * model.problem.terms["r"].weight)
-    assert np.median(variance[:30]) == pytest.approx(0.09, rel=0.25)
-    assert np.median(variance[30:]) == pytest.approx(9.0, rel=0.25)
+    assert np.median(variance[:30]) == pytest.approx(0.25, rel=0.25)
+    assert np.median(variance[30:]) == pytest.approx(4.0, rel=0.25)
     inside = np.abs(values[~train] - model.predict("r", coords)) < 1.645 * model.deviation("r", coords)
     for half in (coords[0] < 30, coords[0] >= 30):
         assert 0.86 < inside[half].mean() < 0.94
