@@ -1,6 +1,6 @@
 """What each part of a model is worth: the same settings without it, on the test hyperedges.
 
-``python -m benchmarks.ablation NAME --data DIR --json FILE``, with the settings file of NAME that has the
+``python -m benchmarks.ablation NAME --data DIR --json FILE``, with the settings files of NAME that have the
 most parts (:data:`WHOLE`). A part that a data set's settings do not have makes no row.
 """
 
@@ -18,7 +18,7 @@ from benchmarks.output import Row, report
 from hyperlearn_dask.config import Dataset
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
-WHOLE = {"movielens-100k": "dataset", "lastfm": "evidence", "tate": "evidence"}
+WHOLE = {"movielens-100k": ("dataset", "features"), "lastfm": ("evidence",), "tate": ("evidence",)}
 NO_FACTORS = 1e9  # a ridge that leaves nothing of them
 
 
@@ -36,11 +36,13 @@ def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[s
 def benchmark(name: str, data: Path, seeds: int, wanted: Sequence[str]) -> Iterator[Row]:
     """The rows of every variant of a data set's model, or of those wanted."""
     with tempfile.TemporaryDirectory() as folder:
-        dataset, hypergraph = prepare(SETTINGS / name / f"{WHOLE[name]}.toml", data, Path(folder))
-        for title, changed, without in variants(dataset, hypergraph):
-            if not wanted or any(part in title for part in wanted):
-                for row in our_rows(name, f"hyperlearn {title}", changed, without, seeds):
-                    yield replace(row, benchmark="ablation")
+        for settings in WHOLE[name]:
+            dataset, hypergraph = prepare(SETTINGS / name / f"{settings}.toml", data, Path(folder))
+            for title, changed, without in variants(dataset, hypergraph):
+                title = title if settings == WHOLE[name][0] else f"{settings}, {title}"
+                if not wanted or any(part in title for part in wanted):
+                    for row in our_rows(name, f"hyperlearn {title}", changed, without, seeds):
+                        yield replace(row, benchmark="ablation")
 
 
 def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Dataset, Hypergraph]]:
@@ -50,6 +52,16 @@ def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Da
     if hypergraph.graphs:
         modalities = {m: replace(spec, graph=None) for m, spec in dataset.modalities.items()}
         yield "without graphs", replace(dataset, modalities=modalities), replace(hypergraph, graphs={})
+    if dataset.encoders:
+        modalities = {m: replace(spec, encoder=None) for m, spec in dataset.modalities.items()}
+        yield "without features", replace(dataset, modalities=modalities), hypergraph
+    if training.hyperparameters == "sampled":
+        fixed = replace(training, hyperparameters="fixed")
+        even = {r: replace(spec, noise=()) for r, spec in relations.items()}
+        yield "hyperparameters fixed", replace(dataset, training=fixed, relations=even), hypergraph
+    if any(spec.noise for spec in relations.values()):
+        even = {r: replace(spec, noise=()) for r, spec in relations.items()}
+        yield "one noise for all", replace(dataset, relations=even), hypergraph
     if any(spec.interactions for spec in relations.values()):
         plain = {r: replace(spec, interactions=None) for r, spec in relations.items()}
         one_group = replace(training, groups={"all": sum(training.groups.values())})

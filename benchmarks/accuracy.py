@@ -33,7 +33,7 @@ from hyperlearn_dask.use.evaluate import evaluate, filtered_ranks, ranking_metri
 SETTINGS = Path(__file__).parent / "datasets"
 TASKS = {"ratings": "rating", "tagged": "tag", "depicts": "subject", "made": "artist"}  # by relation
 METRICS = {
-    "rating": ("rmse",),
+    "rating": ("rmse", "coverage@90"),
     "tag": ("mrr", "hits@10"),
     "subject": ("mrr", "hits@10"),
     "artist": ("acc@1", "acc@10", "mrr"),
@@ -63,10 +63,9 @@ def benchmark(name: str, data: Path, seeds: int, wanted: Sequence[str] = ()) -> 
     ours = {"hyperlearn" if file.stem == "dataset" else f"hyperlearn {file.stem}": file for file in files}
     others = [method for method in METHODS[name] if is_wanted(method.name)]
     with tempfile.TemporaryDirectory() as folder:
-        if others:
-            _, hypergraph = prepare(files[0], data, Path(folder))
-            for method in others:
-                yield from other_rows(name, method, hypergraph, seeds)
+        for method in others:
+            _, hypergraph = prepare(SETTINGS / name / f"{method.settings}.toml", data, Path(folder))
+            yield from other_rows(name, method, hypergraph, seeds)
         for title, file in ours.items():
             if is_wanted(title):
                 dataset, hypergraph = prepare(file, data, Path(folder))
@@ -147,9 +146,10 @@ def _figures(relation: Relation, task: str, answer: Answer) -> Figures:
 
 
 def _rows(row: Row, runs: Sequence[Figures], seconds: Sequence[float]) -> Iterator[Row]:
-    """One row per metric of the task, over all runs."""
+    """One row per metric of the task that the method has, over all runs."""
     for metric in METRICS[row.task]:
-        yield row_of_runs(replace(row, metric=metric), [figures[metric] for figures in runs], seconds)
+        if metric in runs[0]:
+            yield row_of_runs(replace(row, metric=metric), [figures[metric] for figures in runs], seconds)
 
 
 def _details(details: dict[str, str | int | float | None]) -> dict[str, str | int | float | None]:

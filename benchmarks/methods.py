@@ -21,7 +21,8 @@ Answer = Scorer | np.ndarray
 class Method:
     """A baseline, or a peer (``package``: what it needs). ``run`` takes the data and a seed.
 
-    ``seeded``: whether its answers depend on the seed.
+    ``seeded``: whether its answers depend on the seed; ``settings``: of which of our settings files it
+    gets the data.
     """
 
     relation: str
@@ -30,6 +31,7 @@ class Method:
     package: str | None = None
     details: dict[str, Detail] = field(default_factory=dict)
     seeded: bool = False
+    settings: str = "dataset"
 
 
 def baseline(relation: str, name: str, make: Callable[[Relation], Answer]) -> Method:
@@ -49,6 +51,15 @@ def peer(
         {"rank": rank},
         seeded=True,
     )
+
+
+def with_features(relation: str, name: str, rank: int, *, ordered: bool) -> Method:
+    """myfm on the features that ours has, in the same blocks."""
+
+    def run(hypergraph: Hypergraph, seed: int) -> Answer:
+        return peers.myfm_with_features(hypergraph, relation, rank=rank, seed=seed, ordered=ordered)
+
+    return Method(relation, name, run, "myfm", {"rank": rank}, seeded=True, settings="features")
 
 
 def votes(relation: str, target: str, parts: Mapping[tuple[str, str], float], neighbors: int) -> Method:
@@ -79,6 +90,8 @@ def regression(parts: Mapping[tuple[str, str], float]) -> Method:
 MOVIELENS = [
     baseline("ratings", "user and movie means", baselines.biases),
     peer("ratings", "myfm", lambda r, seed: peers.myfm_rating(r, rank=10, seed=seed), "myfm", 10),
+    with_features("ratings", "myfm with features", 10, ordered=False),
+    with_features("ratings", "myfm with features, ordered probit", 10, ordered=True),
 ]
 
 LASTFM = [

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse
 
 from benchmarks.baselines import incidence
+from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation
 from hyperlearn_dask.use.evaluate import Scorer
 
@@ -100,6 +101,46 @@ def myfm_rating(relation: Relation, *, rank: int, seed: int, sweeps: int = 200) 
     train = _one_hot(relation.tensor.coords, relation.shape)
     model.fit(train, relation.tensor.values, n_iter=sweeps, n_kept_samples=sweeps * 9 // 10)
     return model.predict(_one_hot(test.coords, relation.shape))
+
+
+def myfm_with_features(
+    hypergraph: Hypergraph, name: str, *, rank: int, seed: int, sweeps: int = 300, ordered: bool = False
+) -> np.ndarray:
+    """The same with the features of the entities beside the one-hot ones, each block with ridges of its own.
+
+    ``ordered``: values are classes in order, drawn by a probit, and their mean is what is predicted.
+    """
+    import myfm
+
+    relation = hypergraph.relations[name]
+    test, train = relation.test, relation.tensor
+    assert test is not None
+    tables, widths = [], []
+    for modality, size in zip(relation.modalities, relation.shape):
+        features = hypergraph.features[modality]
+        table = scipy.sparse.hstack([scipy.sparse.eye_array(size), features])
+        nothing = scipy.sparse.csr_array((1, table.shape[1]))  # of what is no entity
+        tables.append(scipy.sparse.csr_matrix(scipy.sparse.vstack([table, nothing])))
+        widths += [size, *(hypergraph.feature_blocks.get(modality) or (features.shape[1],))]
+
+    def blocks(coords: tuple[np.ndarray, ...]) -> list[object]:
+        return [
+            myfm.RelationBlock(np.where(index < 0, table.shape[0] - 1, index).tolist(), table)
+            for index, table in zip(coords, tables)
+        ]
+
+    kinds, classes = np.unique(train.values, return_inverse=True)
+    model = (myfm.MyFMOrderedProbit if ordered else myfm.MyFMRegressor)(rank=rank, random_seed=seed)
+    model.fit(
+        None,
+        classes if ordered else train.values,
+        X_rel=blocks(train.coords),
+        group_shapes=widths,
+        n_iter=sweeps,
+        n_kept_samples=sweeps * 3 // 4,
+    )
+    there = blocks(test.coords)
+    return model.predict_proba(None, there) @ kinds if ordered else model.predict(None, there)
 
 
 def _with_mean_row(factor: np.ndarray, relation: Relation, mode: int) -> np.ndarray:

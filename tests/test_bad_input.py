@@ -121,6 +121,26 @@ DATASETS = [
     Case("missing file", delete("ratings.csv"), ("ratings.csv",)),
     Case("missing test file", delete("tags_test.csv"), ("tags_test.csv",)),
     Case("missing column", setting('"stars"', '"points"'), ("ratings.csv", "points", "stars")),
+    Case(
+        "flags without columns",
+        setting('{ kind = "number", column = "year" }', '{ kind = "flags", column = "year" }'),
+        ("columns", "expected a list of texts"),
+    ),
+    Case(
+        "hyperparameters without draws",
+        setting("sweeps = 12", 'sweeps = 12\nhyperparameters = "sampled"'),
+        ("training.hyperparameters", "draws = 0"),
+    ),
+    Case(
+        "noise of entities that is not drawn",
+        setting('value = "stars"', 'value = "stars"\nnoise = ["user"]'),
+        ("relations.rated.noise", "hyperparameters"),
+    ),
+    Case(
+        "noise of no modality of the relation",
+        setting('value = "stars"', 'value = "stars"\nnoise = ["tag"]'),
+        ("noise", "has no 'tag'"),
+    ),
     Case("missing feature column", setting('"genre"', '"style"'), ("movies.csv", "style", "genre")),
     Case(
         "text for a value",

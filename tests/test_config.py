@@ -52,6 +52,7 @@ features = [
   { kind = "relation", relation = "made" },
   { kind = "vector", file = "emb.npy" },
   { kind = "vector", column = "face" },
+  { kind = "flags", columns = ["painter", "sculptor"] },
   { kind = "category", column = "medium", table = ["made.jsonl.gz", "artworks.tsv.gz"], id = "by" },
 ]
 
@@ -94,6 +95,7 @@ patience = 4
 ridge = 0.25
 start = "clustered"
 draws = 60
+hyperparameters = "sampled"
 burn_in = 0
 seed = 3
 dtype = "float32"
@@ -133,6 +135,7 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
         FeatureSpec("relation", relation="made"),
         FeatureSpec("vector", file=folder / "emb.npy"),
         FeatureSpec("vector", "face", (artists,), "artist"),
+        FeatureSpec("flags", None, (artists,), "artist", columns=("painter", "sculptor")),
         FeatureSpec("category", "medium", (made, table("artworks.tsv.gz", "tsv", True)), "by"),
     )
     expected = Dataset(
@@ -190,6 +193,7 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
             seed=3,
             dtype="float32",
             draws=60,
+            hyperparameters="sampled",
             burn_in=0,
         ),
     )

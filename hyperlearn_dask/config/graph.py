@@ -137,7 +137,13 @@ def _relation(modality: str, section: Section, members: Mapping[str, tuple[str, 
 def _in_column(
     kind: FeatureKind, section: Section, files: Files, table: TableSpec | None, ids: str | None, weight: float
 ) -> FeatureSpec:
-    column = section.required("column", '"name"')
+    columns: tuple[str, ...] = ()
+    column = None
+    if kind == "flags":
+        columns = section.texts("columns", section.take("columns"))
+        section.refuse("is for other kinds, and flags have columns", "column")
+    else:
+        column = section.required("column", '"name"')
     if kind == "vector":
         section.take("file")  # the other way to give vectors
     separator = None
@@ -158,4 +164,4 @@ def _in_column(
             section.wrong(
                 "the modality has no table, so the feature needs a table and an id of its own", at_odds=True
             )
-    return FeatureSpec(kind, column, tables, ids, separator, weight=weight)
+    return FeatureSpec(kind, column, tables, ids, separator, weight=weight, columns=columns)

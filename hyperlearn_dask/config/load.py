@@ -18,6 +18,7 @@ from hyperlearn_dask.config.specs import (
     Dataset,
     Dtype,
     EncoderSpec,
+    Hyperparameters,
     ModalitySpec,
     PlacementSpec,
     RelationSpec,
@@ -162,6 +163,13 @@ def _read_dataset(top: Section, file: Path, files: Files) -> Dataset:
         next(iter(relation_sections.values())).wrong(
             "0 in every relation: nothing would be learned", "weight"
         )
+    for relation, spec in relations.items():
+        if spec.noise and training.hyperparameters != "sampled":
+            relation_sections[relation].wrong(
+                'is drawn with the hyperparameters; training needs hyperparameters = "sampled"',
+                "noise",
+                at_odds=True,
+            )
     check_interactions(relation_sections, relations, training, training_section)
     if training_section:
         _check_validation(training_section, training, relations, modalities)
@@ -215,11 +223,14 @@ def _read_training(section: Section) -> TrainingSpec:
         start=section.choice("start", Start, usual.start),
         draws=section.integer("draws", usual.draws, at_least=0),
         burn_in=section.integer("burn_in", usual.burn_in, at_least=0),
+        hyperparameters=section.choice("hyperparameters", Hyperparameters, usual.hyperparameters),
         seed=section.integer("seed", usual.seed, at_least=0),
         dtype=section.choice("dtype", Dtype, usual.dtype),
     )
     if training.draws and training.ridge == 0:
         section.wrong("posterior draws need a ridge above 0: without it the posterior has no bounds", "draws")
+    if training.hyperparameters == "sampled" and not training.draws:
+        section.wrong("are sampled among posterior draws, and draws = 0 makes none", "hyperparameters")
     if training.held_out >= 1:
         section.wrong(f"expected a share below 1, got {training.held_out:g}", "held_out")
     section.close()

@@ -55,6 +55,7 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
         interactions=_read_interactions(section, tuple(columns)),
         offset=RelationSpec.offset if ranked else _read_offset(section),
         evidence=evidence,
+        noise=_read_noise(section, columns, ranked),
     )
     section.close()
     return spec
@@ -84,6 +85,19 @@ def check_interactions(
             training_section.wrong(
                 f"no relation uses the group '{group}' in its interactions", *keys, at_odds=True
             )
+
+
+def _read_noise(section: Section, columns: Mapping[str, ColumnSpec], ranked: bool) -> tuple[str, ...]:
+    if ranked:
+        section.refuse('has a meaning with absent = "unknown" only', "noise")
+    if ranked or "noise" not in section:
+        section.take("noise")
+        return ()
+    noise = section.texts("noise", section.take("noise"))
+    for modality in noise:
+        if modality not in columns:
+            section.wrong(unknown(f"the relation has no '{modality}'", modality, columns), "noise")
+    return noise
 
 
 def _read_columns(

@@ -9,7 +9,7 @@ from typing import Literal
 
 Absent = Literal["zero", "unknown", "context"]
 Duplicates = Literal["sum", "last", "error"]
-FeatureKind = Literal["text", "number", "category", "vector", "relation"]
+FeatureKind = Literal["text", "number", "category", "flags", "vector", "relation"]
 Metric = Literal["cosine", "euclidean"]
 NeighbourMethod = Literal["auto", "exact", "approximate"]
 Unseen = Literal["error", "skip"]
@@ -17,6 +17,7 @@ Schedule = Literal["parallel", "sequential"]
 Start = Literal["auto", "degree", "clustered", "random"]
 Dtype = Literal["float32", "float64"]
 Scheme = Literal["shards", "owner"]
+Hyperparameters = Literal["fixed", "sampled"]
 EncodedFrom = Literal["features", "free"]
 
 
@@ -46,10 +47,10 @@ class FeatureSpec:
 
     ``column`` is one of ``tables``, whose column ``id`` says which entity a row is about; both are
     the modality's own unless the file names others. An entity may have several rows there (texts and
-    categories are then accumulated). ``kind = "relation"`` takes the entity's row of the unfolding of
-    ``relation`` along the modality as a bag of words. ``kind = "vector"`` reads a fixed-length list
-    column, or ``file``, a .npy matrix whose rows follow the modality's table. With a ``separator`` a
-    cell holds several categories.
+    categories are then accumulated). ``kind = "flags"``: of the ``columns``, those that are not 0 in a row
+    are its categories. ``kind = "relation"`` takes the entity's row of the unfolding of ``relation`` along
+    the modality as a bag of words. ``kind = "vector"`` reads a fixed-length list column, or ``file``, a .npy
+    matrix whose rows follow the modality's table. With a ``separator`` a cell holds several categories.
     """
 
     kind: FeatureKind
@@ -60,6 +61,7 @@ class FeatureSpec:
     relation: str | None = None
     file: Path | None = None
     weight: float = 1.0
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class RelationSpec:
     interactions: dict[str, tuple[str, ...]] | None = None  # group -> modalities it couples
     offset: float | Literal["mean"] = 0.0  # subtracted from the values; only with absent = "unknown"
     evidence: bool = False  # rank the target by local evidence as well; not with absent = "unknown"
+    noise: tuple[str, ...] = ()  # whose entities differ in their noise; with hyperparameters = "sampled" only
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class TrainingSpec:
     dtype: Dtype = "float64"
     draws: int = 0  # posterior draws after that, from the optimum on
     burn_in: int = 20  # draws before those, not kept
+    hyperparameters: Hyperparameters = "fixed"  # among draws: ridges and noise drawn as well, or as given
 
 
 @dataclass(frozen=True)

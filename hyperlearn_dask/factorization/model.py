@@ -27,7 +27,8 @@ class Model:
     of numbers per sweep. ``draws``: posterior draws of the factors (draws x entities x rank), where
     training made some: values and scores are then means over them. ``evidence``: the local evidence
     of a relation for its target, where its settings ask for it. ``encoders``: of the modalities whose
-    rows were made by one.
+    rows were made by one. ``noise``: by relation and modality, how much more variance the observations of
+    each entity have, where training found out.
     """
 
     problem: Problem
@@ -39,6 +40,7 @@ class Model:
     draws: dict[str, np.ndarray] | None = None
     evidence: Mapping[str, Evidence] = field(default_factory=dict)
     encoders: Mapping[str, Encoding] = field(default_factory=dict)
+    noise: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def each_draw(self) -> Iterator[Model]:
         """One model per posterior draw; the model itself where there are none."""
@@ -84,14 +86,23 @@ class Model:
         InputError
             When the model has no draws.
         """
-        return self._deviation(relation, lambda model: model._predict(relation, coords))
+        at = dict(zip(self.problem.terms[relation].modalities, coords))
+        return self._deviation(
+            relation, lambda model: model._predict(relation, coords), self._relative_noise(relation, at)
+        )
 
     def target_deviations(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
         """The standard deviations (contexts x targets) of what :meth:`score_targets` scores.
 
         As in :meth:`deviation`; local evidence, which has no posterior, plays no part.
         """
-        return self._deviation(relation, lambda model: model._score_targets(relation, target, context))
+        at = {m: np.asarray(index)[:, None] for m, index in context.items()}
+        at[target] = np.arange(len(self.factors[target]))
+        return self._deviation(
+            relation,
+            lambda model: model._score_targets(relation, target, context),
+            self._relative_noise(relation, at),
+        )
 
     def score_targets(self, relation: str, target: str, context: Mapping[str, np.ndarray]) -> np.ndarray:
         """Scores (contexts x targets) of every target in each of a batch of contexts.
@@ -120,7 +131,17 @@ class Model:
             total += part
         return total
 
-    def _deviation(self, relation: str, value: Callable[[Model], np.ndarray]) -> np.ndarray:
+    def _relative_noise(self, relation: str, at: Mapping[str, np.ndarray]) -> np.ndarray | float:
+        """How much more variance observations have at given entities; -1 stands for a usual one."""
+        product: np.ndarray | float = 1.0
+        for modality, variances in self.noise.get(relation, {}).items():
+            index = at.get(modality, np.array(-1))
+            product = product * np.where(index < 0, variances.mean(), variances[index])
+        return product
+
+    def _deviation(
+        self, relation: str, value: Callable[[Model], np.ndarray], relative: np.ndarray | float
+    ) -> np.ndarray:
         """sqrt(variance of a value between the draws + noise), one draw after the other."""
         if self.draws is None:
             raise InputError("this model has no posterior draws; train it with draws = 100, say")
@@ -130,7 +151,7 @@ class Model:
             difference = value(model) - mean
             mean = mean + difference / count
             squares = squares + difference * (difference - difference / count)
-        return np.sqrt(squares / count + 1 / (2 * self.problem.terms[relation].weight))
+        return np.sqrt(squares / count + relative / (2 * self.problem.terms[relation].weight))
 
     @staticmethod
     def _mean(values: Iterator[np.ndarray]) -> np.ndarray:

@@ -6,7 +6,8 @@ attributes hold the problem, the targets, the history and what training was aske
 ``settings``). ``evidence/<p>``, where relation p has local evidence, holds ``popularity``, a group per
 table of shares (its ``keys`` and CSR arrays), one per graph that votes and one for the likeness of
 contexts; its attributes the weights. ``encoders/<m>``, where modality m has an encoder, holds ``thetas``
-(one below the other) and ``messages``; what it is like is in the problem.
+(one below the other) and ``messages``; what it is like is in the problem. ``noise/<p>``, where entities
+differ in the noise of relation p, holds an array per modality.
 """
 
 from __future__ import annotations
@@ -74,6 +75,10 @@ def save_model(model: Model, path: str | Path, *, fingerprint: str, settings: Ma
                 write_array(group, "draws", model.draws[name].reshape(-1, model.problem.rank))
         for name, evidence in model.evidence.items():
             _write_evidence(root.create_group(f"evidence/{name}"), evidence)
+        for name, by_modality in model.noise.items():
+            group = root.create_group(f"noise/{name}")
+            for m, variances in by_modality.items():
+                write_array(group, m, variances)
         for name, encoding in model.encoders.items():
             group = root.create_group(f"encoders/{name}")
             write_array(group, "thetas", encoding.thetas.reshape(-1, encoding.thetas.shape[2]))
@@ -121,7 +126,14 @@ def open_model(path: str | Path) -> Model:
         name: _read_encoding(path, child_group(root, f"encoders/{name}"), problem, name)
         for name in problem.encoders
     }
-    return Model(problem, modalities, factors, informed, targets, history, draws or None, evidence, encoders)
+    noise = {
+        name: {m: read_array(child_group(root, f"noise/{name}"), m) for m in term.noise}
+        for name, term in problem.terms.items()
+        if term.noise and draws
+    }
+    return Model(
+        problem, modalities, factors, informed, targets, history, draws or None, evidence, encoders, noise
+    )
 
 
 def model_attrs(path: str | Path) -> dict[str, Any]:
@@ -156,7 +168,8 @@ def _rebuild(described: Mapping[str, Any]) -> Problem:
     terms = {}
     for name, term in described["terms"].items():
         arrays = {key: np.array(term[key], dtype=bool) for key in ("used", "coupled")}
-        terms[name] = Term(**{**term, **arrays, "modalities": tuple(term["modalities"])})
+        tuples = {key: tuple(term.get(key, ())) for key in ("modalities", "noise")}
+        terms[name] = Term(**{**term, **arrays, **tuples})
     groups = {name: int(width) for name, width in described["groups"]}
     return Problem(
         dict(described["sizes"]),

@@ -37,6 +37,7 @@ class TermSettings:
     target: str | None = None
     absent_weight: float = 1.0
     evidence: bool = False
+    noise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ class Term:
 
     ``used``: bool (rank,), the columns the term has; ``coupled``: bool (order, rank), true where the
     mode's own entries are in the product and false where they count as 1. ``background``: w0, the
-    weight of absent entries (0 for ``unknown``); ``target_mode``: of ``context``, else -1.
+    weight of absent entries (0 for ``unknown``); ``target_mode``: of ``context``, else -1; ``noise``: the
+    modalities whose entities differ in their noise, among posterior draws.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Term:
     coupled: np.ndarray
     background: float = 0.0
     target_mode: int = -1
+    noise: tuple[str, ...] = ()
 
     @property
     def context_modes(self) -> list[int]:
@@ -223,6 +226,7 @@ def build_problem(
             coupled,
             0.0 if setting.absent == "unknown" else setting.absent_weight,
             target_mode,
+            tuple(setting.noise),
         )
     return Problem(dict(sizes), dict(groups), terms, dict(graph_weights), ridge, dict(encoders or {}))
 
@@ -242,5 +246,7 @@ def _check(name: str, setting: TermSettings) -> None:
         raise InputError(
             f"expected a number above 0, got {setting.absent_weight}", key=f"relations.{name}.absent_weight"
         )
+    if setting.noise and setting.absent != "unknown":
+        raise InputError('has a meaning with absent = "unknown" only', key=f"relations.{name}.noise")
     if setting.offset != 0 and setting.absent != "unknown":
         raise InputError('has a meaning with absent = "unknown" only', key=f"relations.{name}.offset")

@@ -81,7 +81,7 @@ class EntryShard:
     ) -> dict[str, Product]:
         """MTTKRPs in one pass where w0 = 1; else the normal equations of each modality."""
         term = problem.terms[self.term]
-        matrices = self._matrices(term, factors, fill=1.0)
+        matrices = self.matrices(term, factors, fill=1.0)
         modes = tuple(mode for mode, modality in enumerate(term.modalities) if modality in modalities)
         first = {mode: self.first_row if mode == self.tensor.sort_mode else 0 for mode in modes}
         if term.background == 1:
@@ -93,7 +93,7 @@ class EntryShard:
         products = {}
         for m in modes:
             gram, right = kernels.normal_equations(
-                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *_grouped(self, m)
+                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *grouped(self, m)
             )
             products[term.modalities[m]] = Product(term.name, first[m], right, gram)
         return products
@@ -103,14 +103,14 @@ class EntryShard:
     ) -> np.ndarray:
         """sum over the entries of -2 x xhat(alpha) + (1 - w0) xhat(alpha)^2; (2 order + 1,)."""
         term = problem.terms[self.term]
-        matrices = self._matrices(term, factors, fill=1.0)
-        lines = self._matrices(term, directions, fill=0.0)
+        matrices = self.matrices(term, factors, fill=1.0)
+        lines = self.matrices(term, directions, fill=0.0)
         return kernels.line(self.tensor, matrices, lines, 1 - term.background)
 
     def parts(self) -> Iterator[Any]:
         yield self
 
-    def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
+    def matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         """The effective matrices the entries index: of the sort mode only the shard's rows."""
         return tuple(
             term.effective(mode, _rows(factors[modality], self, mode), fill)
@@ -159,7 +159,7 @@ class ContextShard:
                 continue
             at = members.index(mode)
             gram, right = kernels.context_equations(
-                self.tensor, matrices, at, free, fixed, term.background * target_gram, *_grouped(self, at)
+                self.tensor, matrices, at, free, fixed, term.background * target_gram, *grouped(self, at)
             )
             first = self.first_row if at == self.tensor.sort_mode else 0
             products[modality] = Product(term.name, first, right, gram)
@@ -246,7 +246,7 @@ def _rows(factor: Array, shard: EntryShard | ContextShard, mode: int) -> Array:
     return factor[shard.first_row : shard.first_row + shard.tensor.shape[mode]]
 
 
-def _grouped(shard: EntryShard | ContextShard, mode: int) -> tuple[np.ndarray, np.ndarray]:
+def grouped(shard: EntryShard | ContextShard, mode: int) -> tuple[np.ndarray, np.ndarray]:
     """The shard's entries by their row in a mode, sorted once and kept between sweeps."""
     if mode not in shard._by_row:
         shard._by_row[mode] = kernels.group_by_row(shard.tensor, mode)

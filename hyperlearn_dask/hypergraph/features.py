@@ -17,6 +17,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.reading.entities import Entities
 from hyperlearn_dask.hypergraph.reading.feature_cells import (
     read_categories,
+    read_flags,
     read_numbers,
     read_texts,
     read_vectors,
@@ -40,9 +41,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Features:
-    """All features of a modality: the matrix, which entities it describes, and what to report."""
+    """All features of a modality: the matrix, which entities it describes, and what to report.
+
+    ``widths``: the columns of each feature.
+    """
 
     matrix: Matrix
+    widths: tuple[int, ...]
     informed: np.ndarray
     notes: tuple[str, ...]
 
@@ -102,7 +107,7 @@ def read_features(
         matrix: Matrix = np.hstack(blocks)
     else:
         matrix = sp.csr_array(sp.hstack([sp.csr_array(block) for block in blocks], format="csr"))
-    return Features(matrix, informed, tuple(notes))
+    return Features(matrix, tuple(int(block.shape[1]) for block in blocks), informed, tuple(notes))
 
 
 def _read_block(
@@ -122,6 +127,8 @@ def _read_block(
         return text_block(*read_texts(feature, entities), n)
     if feature.kind == "category":
         return category_block(*read_categories(feature, entities), n)
+    if feature.kind == "flags":
+        return category_block(*read_flags(feature, entities), n)
     if feature.kind == "number":
         return number_block(*read_numbers(feature, entities), n, metric)
     return vector_block(*read_vectors(feature, entities), n, metric)
@@ -214,4 +221,4 @@ def _means(owners: np.ndarray, values: np.ndarray, n: int) -> tuple[np.ndarray, 
 def _name(feature: FeatureSpec) -> str:
     if feature.file is not None:
         return feature.file.name
-    return str(feature.column or feature.relation)
+    return str(feature.column or feature.relation or ", ".join(feature.columns))

@@ -47,7 +47,7 @@ from hyperlearn_dask.storage import (
 if TYPE_CHECKING:
     import distributed
 
-_RECIPE = 1  # part of every fingerprint: raise it when graphs come out differently
+_RECIPE = 2  # part of every fingerprint: raise it when graphs come out differently
 _MADE = ("graphs/", "features/")  # units that are made here
 
 
@@ -108,8 +108,8 @@ def build_graphs(
                     graph, detail = _make(modality, dataset, hypergraph, client, progress, device)
                     write_graph(root, graph, wanted[unit])
                 else:
-                    matrix, detail = _encoder_features(modality, hypergraph, progress)
-                    write_features(root, name, matrix, wanted[unit])
+                    matrix, blocks, detail = _encoder_features(modality, hypergraph, progress)
+                    write_features(root, name, matrix, blocks, wanted[unit])
                 reports[unit] = UnitReport(unit, "made", detail, time.perf_counter() - begun)
     return [reports[unit] for unit in wanted]
 
@@ -201,8 +201,8 @@ def _make(
 
 def _encoder_features(
     modality: ModalitySpec, hypergraph: Hypergraph, progress: Progress | None
-) -> tuple[sp.csr_array, str]:
-    """The features of an encoder, and what to report of them."""
+) -> tuple[sp.csr_array, tuple[int, ...], str]:
+    """The features of an encoder, how many columns each has, and what to report of them."""
     assert modality.encoder is not None
     spec = GraphSpec(metric="euclidean", features=modality.encoder.features)
     if progress:
@@ -212,7 +212,7 @@ def _encoder_features(
     found = read_features(modality, spec, entities, unfolding, "encoder")
     constant = found.informed.astype(np.float64)[:, None]
     matrix = sp.csr_array(sp.hstack([sp.csr_array(found.matrix), sp.csr_array(constant)], format="csr"))
-    return matrix, "; ".join([_described({"shape": matrix.shape}), *found.notes])
+    return matrix, (*found.widths, 1), "; ".join([_described({"shape": matrix.shape}), *found.notes])
 
 
 def _unfolding(hypergraph: Hypergraph, modality: str) -> Callable[[str], tuple[SparseTensor, int]]:

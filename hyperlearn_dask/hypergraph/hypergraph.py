@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Hypergraph:
     """A multimodal hypergraph. ``path`` is its store, None while it lives only in memory.
 
-    ``features``: what the entities of some modalities are like, for encoders: CSR (entities x columns).
+    ``features``: what the entities of some modalities are like, for encoders: CSR (entities x columns);
+    ``feature_blocks``: how many of their columns are of one feature each time, where there are several.
     """
 
     modalities: dict[str, Modality]
@@ -27,6 +28,7 @@ class Hypergraph:
     graphs: Mapping[str, Graph]  # of a store: each is read when first asked for
     path: Path | None = None
     features: Mapping[str, scipy.sparse.csr_array] = field(default_factory=dict)
+    feature_blocks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_frames(

@@ -11,7 +11,8 @@
     ``data``, ``indices``, ``indptr`` of the Laplacian; attributes ``rows``, ``edges``, ``components``,
     ``isolated``.
 ``features/<m>``
-    ``data``, ``indices``, ``indptr`` of what the entities are like; attribute ``shape``.
+    ``data``, ``indices``, ``indptr`` of what the entities are like; attributes ``shape`` and ``blocks``, how
+    many columns are of one feature each time (none: all are).
 
 Every unit also has a ``fingerprint``, a hash of what it was made from, and a ``digest``, a hash of
 what it contains (of a modality: its ids). Units made from others name those digests in their
@@ -72,12 +73,14 @@ def open_hypergraph(path: str | Path) -> Hypergraph:
         {name: _attribute(group, "digest") for name, group in _units(root, kind)}
         for kind in ("graphs", "features")
     )
+    blocks = {name: tuple(_attribute(group, "blocks")) for name, group in _units(root, "features")}
     return Hypergraph(
         modalities,
         relations,
         _Stored(path, "graphs", graphs, _read_graph),
         path,
         _Stored(path, "features", features, lambda group, _: _read_features(group)),
+        blocks,
     )
 
 
@@ -107,7 +110,7 @@ def save_hypergraph(hypergraph: Hypergraph, path: str | Path) -> None:
         for graph in hypergraph.graphs.values():
             write_graph(root, graph)
         for name, matrix in hypergraph.features.items():
-            write_features(root, name, matrix)
+            write_features(root, name, matrix, hypergraph.feature_blocks.get(name, ()))
 
 
 def read_relation(
@@ -231,13 +234,20 @@ def write_graph(root: zarr.Group, graph: Graph, fingerprint: str = "") -> None:
 
 
 def write_features(
-    root: zarr.Group, modality: str, matrix: scipy.sparse.csr_array, fingerprint: str = ""
+    root: zarr.Group,
+    modality: str,
+    matrix: scipy.sparse.csr_array,
+    blocks: Sequence[int] = (),
+    fingerprint: str = "",
 ) -> None:
-    """Write what the entities of a modality are like (entities x columns)."""
+    """Write what the entities of a modality are like (entities x columns); ``blocks``: columns by feature."""
     attributes = {
         "fingerprint": fingerprint,
-        "digest": hash_of([list(matrix.shape), hash_arrays(matrix.data, matrix.indices, matrix.indptr)]),
+        "digest": hash_of(
+            [list(matrix.shape), list(blocks), hash_arrays(matrix.data, matrix.indices, matrix.indptr)]
+        ),
         "shape": list(matrix.shape),
+        "blocks": list(blocks),
     }
     group = root.create_group(f"features/{modality}", attributes=attributes)
     for part in ("data", "indices", "indptr"):

@@ -40,7 +40,9 @@ class State:
     ``slope``, which the next ones are made conjugate to; of a modality with an encoder both are of its
     code. The ``best`` factors by validation and their ``best_codes``, where they are not the last ones.
     Among posterior draws: ``draw``, the number of the last one (0 before them), the factors ``drawn``
-    there, and all draws ``kept`` so far, one below the other.
+    there and the codes, all draws ``kept`` so far, one below the other, and, by relation, the variances
+    of the ``noise`` at every draw; by relation and modality, as ``relation.modality``, the ``weights`` of its
+    entities' noise at the last draw, and the sums of 1 / w over those after the burn-in.
     """
 
     history: tuple[SweepReport, ...]
@@ -53,6 +55,10 @@ class State:
     slope: float = 0.0
     draw: int = 0
     drawn: Matrices = field(default_factory=dict)
+    drawn_codes: Matrices = field(default_factory=dict)
+    noise: Matrices = field(default_factory=dict)
+    weights: Matrices = field(default_factory=dict)
+    inverse: Matrices = field(default_factory=dict)
     kept: Matrices = field(default_factory=dict)
     done: bool = False  # whether the sweeps are; such a state is not written
 
@@ -62,7 +68,7 @@ class State:
         return f"posterior draw {self.draw}" if self.draw else f"sweep {len(self.history)}"
 
 
-_ROLES = ("factors", "codes", "proposals", "directions", "best", "best_codes", "drawn", "kept")
+_ROLES = tuple(field.name for field in dataclasses.fields(State) if field.type == "Matrices")
 
 
 class Checkpoints:

@@ -32,8 +32,11 @@ def check_encoders(encoders: Mapping[str, EncoderSpec], hypergraph: Hypergraph, 
             raise InputError(
                 f"has degree {spec.degree} and the modality no graph (degree = 0 needs none)", key=key
             )
-        if draws:
-            raise InputError("has no posterior draws; train without draws, or without it", key=key)
+        if draws and spec.on == "free":
+            raise InputError(
+                'is on free rows and has no posterior draws; train without draws, or with on = "features"',
+                key=key,
+            )
 
 
 def held_features(

@@ -23,6 +23,7 @@ from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_p
 from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.training.beginning import informed_entities, start_values
+from hyperlearn_dask.training.chain import sample_posterior
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.encoding import (
     begin,
@@ -41,8 +42,7 @@ from hyperlearn_dask.training.executor import (
 )
 from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.report import OnSweep, SweepReport
-from hyperlearn_dask.training.sampling import draws
-from hyperlearn_dask.training.schedule import Course, Point, point_at, sweeps
+from hyperlearn_dask.training.schedule import Course, Point, sweeps
 from hyperlearn_dask.training.steps import Proposal
 from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
 
     from hyperlearn_dask.training.placing.placement import Placement
 
-# Posterior draws that a model keeps at most.
-KEPT_DRAWS = 100
 # Sweeps that must bring F too little before training stops.
 STALLED = 3
 
@@ -81,6 +79,7 @@ def problem_of(
             offset,
             spec.target,
             spec.absent_weight,
+            noise=spec.noise,
         )
     return build_problem(
         {m: len(entities) for m, entities in hypergraph.modalities.items()},
@@ -211,6 +210,7 @@ def _fit(
             require_room(problem, [here(hypergraph, setting)], training.dtype)
         with memory_in_one_line():
             streamed = streams(hypergraph, training.dtype, memory_limit, tell)
+            streamed = {r: parts for r, parts in streamed.items() if not problem.terms[r].noise}
             executor = LocalExecutor(hypergraph, setting, streamed)
     else:
         from hyperlearn_dask.monitor.post import Post
@@ -286,6 +286,13 @@ def _train(
             judge = Judge(executor, problem, hypergraph, name, targets.get(name), informed)
         state = safe.state = _optimise(problem, training, executor, features, state, on_sweep, safe, judge)
     encoded = go_on(held(executor, state.codes), features, len(state.history))
+    drawn: dict[str, np.ndarray] | None = None
+    noise: dict[str, dict[str, np.ndarray]] = {}
+    if training.draws:
+        blocks = hypergraph.feature_blocks
+        drawn, problem, noise = sample_posterior(
+            problem, training, executor, features, blocks, state, on_sweep, safe
+        )
     return Model(
         problem=problem,
         modalities=hypergraph.modalities,
@@ -293,9 +300,8 @@ def _train(
         informed=informed,
         targets=dict(targets),
         history=tuple(_row(report) for report in state.history),
-        draws=_sample_posterior(problem, training, executor, state, on_sweep, safe)
-        if training.draws
-        else None,
+        draws=drawn,
+        noise=noise,
         encoders=encodings(problem, executor, encoded),
     )
 
@@ -361,42 +367,6 @@ def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], di
     codes = {m: one["code"] for m, one in point.encoded.items()}
     factors, codes = executor.gather([point.factors, codes])
     return factors, codes
-
-
-def _sample_posterior(
-    problem: Problem,
-    training: TrainingSpec,
-    executor: Executor,
-    state: State,
-    on_sweep: OnSweep | None,
-    safe: SafePoints,
-) -> dict[str, np.ndarray]:
-    """The chain of draws after the burn-in, thinned evenly to :data:`KEPT_DRAWS` at most, in float32."""
-    kept: dict[str, list[np.ndarray]] = {m: [] for m in problem.sizes}
-    for m, below_each_other in state.kept.items():
-        kept[m] += [*below_each_other.reshape(-1, problem.sizes[m], problem.rank)]
-    thin = -(-training.draws // KEPT_DRAWS)
-    point = point_at(problem, executor, held(executor, state.drawn or state.factors))
-    for report, drawn in draws(problem, executor, point, training.seed, done=state.draw):
-        if on_sweep is not None:
-            on_sweep(report)
-        number = report.sweep - training.burn_in
-        if number > 0 and number % thin == 0:
-            for m, factor in executor.gather(drawn.factors).items():
-                kept[m].append(factor.astype(np.float32))
-        if number >= training.draws:
-            return {m: np.stack(factors) for m, factors in kept.items()}
-        safe.offer(partial(_state_of_draws, executor, state, report.sweep, drawn, kept))
-        executor.check()
-    raise AssertionError("draws come without end")
-
-
-def _state_of_draws(
-    executor: Executor, optimum: State, draw: int, drawn: Point, kept: Mapping[str, list[np.ndarray]]
-) -> State:
-    stacked = {m: np.concatenate(factors) for m, factors in kept.items() if factors}
-    values = executor.gather(drawn.factors)
-    return dataclasses.replace(optimum, draw=draw, drawn=values, kept=stacked, done=False)
 
 
 def _has_converged(history: list[SweepReport], training: TrainingSpec, judged: bool) -> bool:

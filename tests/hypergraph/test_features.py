@@ -136,6 +136,16 @@ def test_blocks_are_weighted_and_stand_side_by_side(tmp_path):
     assert isinstance(read(tmp_path, specs[1:]).matrix, np.ndarray)
 
 
+def test_flags_that_are_set_are_categories(tmp_path):
+    tables = csv(tmp_path, "id,comedy,drama,war\na,1,0,1\nb,0,0,0\nd,1,,0\n")
+    found = read(tmp_path, [FeatureSpec("flags", None, tables, "id", columns=("comedy", "drama", "war"))])
+    rows = dense(found.matrix)
+    assert found.widths == (rows.shape[1],)
+    np.testing.assert_allclose(rows @ rows.T, [[1, 0, 0, 0.5**0.5], [0] * 4, [0] * 4, [0.5**0.5, 0, 0, 1]])
+    assert found.informed.tolist() == [True, False, False, True]
+    assert found.notes == ("comedy, drama, war missing for 2",)
+
+
 def test_rows_of_several_tables_add_up(tmp_path):
     tables = csv(tmp_path, "id,word\na,x\nb,y\n") + csv(tmp_path, "id,word\na,y\nd,x\n", "u.csv")
     found = dense(read(tmp_path, [FeatureSpec("category", "word", tables, "id")]).matrix)

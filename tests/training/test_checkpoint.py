@@ -98,7 +98,7 @@ def assert_same(got, expected, tolerance=1e-10, of_objective=1e-9):
 )
 def test_it_goes_on_to_the_same_factors(often, told, monkeypatch, changes, calls, places):
     """``calls``: after how many sweeps each of several trainings in a row is stopped."""
-    monkeypatch.setattr("hyperlearn_dask.training.fit.KEPT_DRAWS", 10)
+    monkeypatch.setattr("hyperlearn_dask.training.chain.KEPT_DRAWS", 10)
     for call in calls:
         train_until(call, often(), two_relations(), changes)
     reports = []

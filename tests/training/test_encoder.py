@@ -223,7 +223,7 @@ def test_workers_give_what_one_process_does(tmp_path):
         ({"x": EncoderSpec()}, {}, "no modality 'x'"),
         ({"a": EncoderSpec()}, {}, "is on features, and the modality has none"),
         ({"c": EncoderSpec("free", 1)}, {}, "degree 1 and the modality no graph"),
-        ({"a": EncoderSpec("free", 1)}, {"draws": 5}, "no posterior draws"),
+        ({"a": EncoderSpec("free", 1)}, {"draws": 5}, "on free rows and has no posterior draws"),
     ],
 )
 def test_an_encoder_that_lacks_something_is_refused(encoder, changes, message):

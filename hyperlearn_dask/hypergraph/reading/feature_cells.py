@@ -7,6 +7,7 @@ values. A row about no entity is an error where the modality is closed, and left
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,17 @@ def read_numbers(feature: FeatureSpec, entities: Entities) -> tuple[np.ndarray, 
         owners.append(indices[indices >= 0])
         numbers.append(values[indices >= 0])
     return np.concatenate(owners), np.concatenate(numbers)
+
+
+def read_flags(feature: FeatureSpec, entities: Entities) -> tuple[np.ndarray, pa.Array]:
+    """The names of the columns that are not 0 or empty, as categories."""
+    owners, names = [], []
+    for column in feature.columns:
+        one, numbers = read_numbers(replace(feature, column=column), entities)
+        set_ = one[np.nan_to_num(numbers) != 0]
+        owners.append(set_)
+        names.append(np.full(len(set_), column))
+    return np.concatenate(owners), pa.array(np.concatenate(names))
 
 
 def read_vectors(feature: FeatureSpec, entities: Entities) -> tuple[np.ndarray, np.ndarray]:
