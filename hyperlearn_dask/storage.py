@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -268,16 +268,54 @@ def read_array(group: zarr.Group, name: str, start: int | None = None, stop: int
     InputError
         When the array or one of its chunks is missing or damaged.
     """
+    with _suspicion(group, name):
+        array = _array(group, name)
+        return _rows(group, array, name, slice(*slice(start, stop).indices(array.shape[0])))
+
+
+def read_runs(group: zarr.Group, name: str, bounds: Sequence[int]) -> Iterator[np.ndarray]:
+    """The rows of an array between successive bounds, run after run; no chunk is decoded twice.
+
+    Besides a run, what is left of the chunk that it ends in is held.
+
+    Raises
+    ------
+    InputError
+        When the array or one of its chunks is missing or damaged.
+    """
+    with _suspicion(group, name):
+        array = _array(group, name)
+        held, first = np.empty((0, *array.shape[1:]), array.dtype), bounds[0]
+        for start, stop in pairwise(bounds):
+            held, first = held[start - first :], start
+            behind = first + len(held)
+            if stop > behind:
+                whole_chunks = min(-(-stop // array.chunks[0]) * array.chunks[0], array.shape[0])
+                more = _rows(group, array, name, slice(behind, whole_chunks))
+                held = np.concatenate([held, more]) if len(held) else more
+            yield held[: stop - start]
+
+
+@contextlib.contextmanager
+def _suspicion(group: zarr.Group, name: str) -> Iterator[None]:
+    """What goes wrong while an array is read is damage."""
     try:
-        array = group[name]
-        if not isinstance(array, zarr.Array):
-            raise _damaged(group, name, "is no array")
-        rows = slice(*slice(start, stop).indices(array.shape[0]))
-        _require_chunks(group, array, rows, name)
-        return np.asarray(array[rows])
+        yield
     except (KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         reason = "is damaged (its checksum differs)" if "checksum" in str(error) else "is missing or damaged"
         raise _damaged(group, name, reason) from error
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise _damaged(group, name, "is no array")
+    return array
+
+
+def _rows(group: zarr.Group, array: zarr.Array, name: str, rows: slice) -> np.ndarray:
+    _require_chunks(group, array, rows, name)
+    return np.asarray(array[rows])
 
 
 def _require_chunks(group: zarr.Group, array: zarr.Array, rows: slice, name: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
+from hyperlearn_dask import storage
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.storage import (
     create_artefact,
@@ -16,6 +17,7 @@ from hyperlearn_dask.storage import (
     link_unit,
     open_artefact,
     read_array,
+    read_runs,
     recover,
     replacing,
     write_array,
@@ -86,6 +88,31 @@ def test_a_missing_chunk_is_found_where_it_matters(tmp_path):
     with pytest.raises(InputError, match=r"'x' lacks its chunk 1"):
         read_array(group, "x")
     assert read_array(group, "x", 0, 10).tolist() == list(range(10))
+
+
+def test_runs_are_those_rows_and_no_chunk_is_decoded_twice(tmp_path, monkeypatch):
+    data = np.arange(2_500_000)
+    make(tmp_path / "a.zarr", data)
+    group = open_artefact(tmp_path / "a.zarr", FORMAT)
+    read = []
+    rows = storage._rows
+    monkeypatch.setattr(
+        storage, "_rows", lambda group, array, name, at: read.append(at) or rows(group, array, name, at)
+    )
+    bounds = [700, 700, 5000, 1 << 20, 1_100_000, 2_400_000, 2_400_000, 2_500_000]
+    runs = list(read_runs(group, "x", bounds))
+    for run, start, stop in zip(runs, bounds[:-1], bounds[1:], strict=True):
+        np.testing.assert_array_equal(run, data[start:stop])
+    assert [(at.start, at.stop) for at in read] == [(700, 1 << 20), (1 << 20, 2 << 20), (2 << 20, 2_500_000)]
+
+
+def test_damage_is_found_in_the_run_that_has_it(tmp_path):
+    make(tmp_path / "a.zarr", np.arange(2_000_000))
+    flip(tmp_path / "a.zarr" / "x" / "c" / "1")
+    runs = read_runs(open_artefact(tmp_path / "a.zarr", FORMAT), "x", [0, 10, 1_500_000])
+    assert len(next(runs)) == 10
+    with pytest.raises(InputError, match=r"'x' is damaged"):
+        next(runs)
 
 
 def test_a_truncated_chunk_and_a_missing_array_are_found(tmp_path):

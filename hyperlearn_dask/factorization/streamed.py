@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,21 +20,23 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 class StreamedShard:
     """Some shards as one; two of them are in memory at a time, one worked on and one being read.
 
-    ``reads`` give the entries of one shard each, in a thread of their own; ``shard_of`` makes the
-    shard with that number of them.
+    ``read`` gives the entries of one shard after the other, and is asked for them in a thread of its
+    own; ``shard_of`` makes the shard with that number of them.
     """
 
-    reads: Sequence[Callable[[], SparseTensor]]
+    read: Callable[[], Iterator[SparseTensor]]
     shard_of: Callable[[int, SparseTensor], Shard]
 
     def parts(self) -> Iterator[Any]:
         """The shards in order."""
         with ThreadPoolExecutor(1, "read-ahead") as reader:
-            ahead = reader.submit(self.reads[0])
-            for number in range(len(self.reads)):
+            read = self.read()
+            ahead = reader.submit(next, read, None)
+            for number in itertools.count():
                 entries = ahead.result()
-                if number + 1 < len(self.reads):
-                    ahead = reader.submit(self.reads[number + 1])
+                if entries is None:
+                    return
+                ahead = reader.submit(next, read, None)
                 part = self.shard_of(number, entries)
                 del entries
                 yield part

@@ -23,6 +23,8 @@ in the order of the data set's settings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +42,7 @@ from hyperlearn_dask.storage import (
     hash_of,
     open_artefact,
     read_array,
+    read_runs,
     replacing,
     write_array,
 )
@@ -266,9 +269,9 @@ def _describe_tensor(modalities: tuple[str, ...], tensor: SparseTensor, fingerpr
 
 
 def _write_tensor(group: zarr.Group, tensor: SparseTensor) -> None:
-    for mode, coord in enumerate(tensor.coords):
-        write_array(group, f"coord_{mode}", coord)
-    write_array(group, "values", tensor.values.astype(np.float64, copy=False))
+    values = tensor.values.astype(np.float64, copy=False)
+    for name, array in zip(_parts(tensor.order), (*tensor.coords, values)):
+        write_array(group, name, array)
 
 
 # Reading units.
@@ -313,24 +316,43 @@ def _lazy_relation(path: Path, name: str, group: zarr.Group, test: zarr.Group | 
         tuple(_attribute(group, "modalities")),
         tuple(_attribute(group, "shape")),
         _attribute(group, "nnz"),
-        _tensor_loader(path, f"relations/{name}", _attribute(group, "digest")),
-        None if test is None else _tensor_loader(path, f"tests/{name}", _attribute(test, "digest")),
+        _loader(path, f"relations/{name}", _attribute(group, "digest"), _read_tensor),
+        None if test is None else _loader(path, f"tests/{name}", _attribute(test, "digest"), _read_tensor),
         _attribute(group, "mean"),
+        _loader(path, f"relations/{name}", _attribute(group, "digest"), _read_runs),
     )
 
 
-def _tensor_loader(path: Path, unit: str, digest: str) -> Callable[..., SparseTensor]:
-    return lambda start=None, stop=None: _read_tensor(_unit(path, unit, digest), start, stop)
+def _loader(path: Path, unit: str, digest: str, read: Callable[..., Unit]) -> Callable[..., Unit]:
+    return lambda *which: read(_unit(path, unit, digest), *which)
 
 
 def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None = None) -> SparseTensor:
     shape, nnz = tuple(_attribute(group, "shape")), _attribute(group, "nnz")
-    coords = tuple(read_array(group, f"coord_{mode}", start, stop) for mode in range(len(shape)))
-    values = read_array(group, "values", start, stop)
-    expected = len(range(*slice(start, stop).indices(nnz)))
-    if any(len(array) != expected for array in (*coords, values)):
-        raise _damaged(group, f"does not hold its {nnz} entries")
-    return SparseTensor(coords, values, shape)
+    arrays = [read_array(group, name, start, stop) for name in _parts(len(shape))]
+    return _tensor_of(group, arrays, len(range(*slice(start, stop).indices(nnz))), shape)
+
+
+def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTensor]:
+    """The entries between successive bounds; the arrays of a run are decoded side by side."""
+    shape = tuple(_attribute(group, "shape"))
+    runs = [read_runs(group, name, bounds) for name in _parts(len(shape))]
+    with ThreadPoolExecutor(len(runs)) as threads:
+        for start, stop in pairwise(bounds):
+            yield _tensor_of(group, list(threads.map(next, runs)), stop - start, shape)
+
+
+def _parts(order: int) -> list[str]:
+    """The names of a stored tensor's arrays."""
+    return [*(f"coord_{mode}" for mode in range(order)), "values"]
+
+
+def _tensor_of(
+    group: zarr.Group, arrays: Sequence[np.ndarray], expected: int, shape: tuple[int, ...]
+) -> SparseTensor:
+    if any(len(array) != expected for array in arrays):
+        raise _damaged(group, f"does not hold its {_attribute(group, 'nnz')} entries")
+    return SparseTensor(tuple(arrays[:-1]), arrays[-1], shape)
 
 
 def _read_features(group: zarr.Group) -> scipy.sparse.csr_array:

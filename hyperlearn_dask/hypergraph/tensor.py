@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +98,7 @@ class Graph:
 class Relation:
     """A relation: its modalities and its tensor, read when first asked for.
 
-    ``load`` gives the tensor; that of a stored relation takes the first and last (exclusive) entry.
+    ``load`` gives the tensor; ``load_runs``, of a stored relation, its entries between successive bounds.
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Relation:
         load: Callable[..., SparseTensor],
         load_test: Callable[[], SparseTensor] | None = None,
         mean: float | None = None,
+        load_runs: Callable[[Sequence[int]], Iterator[SparseTensor]] | None = None,
     ) -> None:
         self.name = name
         self.modalities = modalities
@@ -116,6 +118,7 @@ class Relation:
         self.nnz = nnz
         self._load = load
         self._load_test = load_test
+        self._load_runs = load_runs
         self._tensor: SparseTensor | None = None
         self._test: SparseTensor | None = None
         self._mean = mean
@@ -134,13 +137,15 @@ class Relation:
             self._tensor = self._load()
         return self._tensor
 
-    def read(self, start: int | None = None, stop: int | None = None) -> SparseTensor:
-        """The training tensor, or its entries from ``start`` to ``stop``, without keeping them here."""
-        if self._tensor is None and start is None:
-            return self._load()
-        if self._tensor is None:
-            return self._load(start, stop)
-        return self._tensor if start is None else self._tensor[start:stop]
+    def read(self) -> SparseTensor:
+        """The training tensor, without keeping it here."""
+        return self._load() if self._tensor is None else self._tensor
+
+    def runs(self, bounds: Sequence[int]) -> Iterator[SparseTensor]:
+        """The entries between successive bounds, run after run, without keeping them here."""
+        if self._tensor is None and self._load_runs is not None:
+            return self._load_runs(bounds)
+        return (self.read()[start:stop] for start, stop in pairwise(bounds))
 
     @property
     def test(self) -> SparseTensor | None:

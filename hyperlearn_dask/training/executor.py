@@ -272,7 +272,7 @@ class LocalExecutor:
             return self._cut(place, relation.read())
         parts = [replace(part, target_mode=place.target_mode) for part in streams[place.relation]]
         return StreamedShard(
-            [partial(relation.read, part.start, part.stop) for part in parts],
+            partial(relation.runs, [parts[0].start, *(part.stop for part in parts)]),
             lambda number, entries: self._cut(parts[number], entries),
         )
 

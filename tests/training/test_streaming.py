@@ -54,16 +54,17 @@ def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
     hypergraph = open_hypergraph(stored)
     relation = hypergraph.relations["made"]
     alive, most = [], 0
-    read = relation.read
+    runs = relation.runs
 
-    def watched(*span):
+    def watched(bounds):
         nonlocal most
-        tensor = read(*span)
-        alive.append(weakref.ref(tensor.coords[1], lambda _: None))
-        most = max(most, sum(ref() is not None for ref in alive))
-        return tensor
+        for tensor in runs(bounds):
+            alive.append(weakref.ref(tensor.coords[1], lambda _: None))
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield tensor
+            del tensor
 
-    monkeypatch.setattr(relation, "read", watched)
+    monkeypatch.setattr(relation, "runs", watched)
     parts = streams(hypergraph, "float64", 6000)
     assert len(parts["made"]) > 5
     executor = LocalExecutor(hypergraph, Setting("float64", {"made": 0.0, "rated": 0.0}, {}), streams=parts)

@@ -20,6 +20,7 @@ compiled; a partly used one (``full`` false) loads and stores only its first ``c
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
@@ -30,6 +31,23 @@ from numba.extending import intrinsic, lower_builtin, models, register_model, ty
 # What the compiler may do with sums and products: contract them to one operation, reorder them.
 FLAGS = ("contract", "reassoc", "nsz")
 _I32 = ir.IntType(32)
+
+
+# Columns that a pass can be compiled for; the last fills registers well.
+WIDTHS = (8, 16, 32)
+
+
+def column_runs(count: int) -> Iterator[tuple[int, int, int]]:
+    """Runs that cover so many columns: where each begins, the width of its pass, the columns in it.
+
+    Passes come in few widths, as each is compiled by itself.
+
+    >>> list(column_runs(35))
+    [(0, 32, 32), (32, 8, 3)]
+    """
+    for column in range(0, count, WIDTHS[-1]):
+        own = min(count - column, WIDTHS[-1])
+        yield column, next(width for width in WIDTHS if width >= own), own
 
 
 class Columns(types.Type):

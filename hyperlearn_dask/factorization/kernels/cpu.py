@@ -7,19 +7,17 @@ once; the other, shorter modes accumulate into an output of each thread's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 
 from hyperlearn_dask.factorization.kernels import arrays, passes
+from hyperlearn_dask.factorization.kernels.columns import column_runs
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 Matrices = tuple[np.ndarray, ...]
-
-# Columns that a pass over the entries can be compiled for; the last fills registers well.
-WIDTHS = (8, 16, 32)
 
 
 def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> dict[int, np.ndarray]:
@@ -52,7 +50,7 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
     out = arrays.empty((tensor.shape[sort], rank), dtype) if sort in modes else None
     edges = arrays.zeros((threads, rank), dtype)
     owns = tuple(arrays.zeros((threads, tensor.shape[m], rank), dtype) for m in wanted)
-    for column, width, count in _column_runs(rank):
+    for column, width, count in column_runs(rank):
         passes.mttkrp_pass(width, width == count)(
             tensor.row_starts,
             _take(tensor.coords, others),
@@ -177,7 +175,7 @@ def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) 
     matrices, directions = (tuple(arrays.aligned(m) for m in of) for of in (matrices, directions))
     cuts, rows = _runs(tensor)
     line = np.zeros(tensor.order + 1)
-    for column, width, count in _column_runs(matrices[0].shape[1]):
+    for column, width, count in column_runs(matrices[0].shape[1]):
         totals = np.zeros((len(cuts) - 1, tensor.order + 1, width))
         passes.inner_line_pass(width, width == count)(
             tensor.row_starts,
@@ -224,16 +222,6 @@ def _runs(tensor: SparseTensor) -> tuple[np.ndarray, np.ndarray]:
     cuts = np.linspace(0, tensor.nnz, numba.get_num_threads() + 1).astype(np.int64)
     rows = np.searchsorted(tensor.row_starts[:-1], cuts[:-1])
     return cuts, np.append(rows, tensor.shape[tensor.sort_mode]).astype(np.int64)
-
-
-def _column_runs(rank: int) -> Iterator[tuple[int, int, int]]:
-    """Column runs that cover the rank: where each begins, the width of its pass, the columns in it.
-
-    Passes come in few widths, as each is compiled by itself.
-    """
-    for column in range(0, rank, WIDTHS[-1]):
-        count = min(rank - column, WIDTHS[-1])
-        yield column, next(width for width in WIDTHS if width >= count), count
 
 
 def _take(items: Matrices, modes: Sequence[int]) -> Matrices:

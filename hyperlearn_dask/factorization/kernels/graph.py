@@ -1,25 +1,30 @@
 """Graph kernels for the CPU, compiled by Numba: a sparse matrix times a block, and Chebyshev series.
 
-Rows of the matrix are shared out by their work. Almost all time goes into fetching the rows of the
-block that a row's neighbours name, from anywhere in memory. So they are asked for a few neighbours
-ahead (of blocks that do not stay in the caches; of others that only costs), and blocks begin at a
-cache line: a row of 32 float32 columns is then two lines and not three.
+A row of the result is added up in registers and written once. Almost all time goes into fetching the
+rows of the block that a row's neighbours name, from anywhere in memory, so they are asked for a few
+neighbours ahead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-CACHE_LINE = 64  # bytes
-AHEAD = 16  # neighbours between asking for a row and using it; 8 to 32 measure the same
-CACHED = 1 << 24  # bytes of a block that stays in the caches well enough
+from hyperlearn_dask.factorization.kernels import arrays
+from hyperlearn_dask.factorization.kernels.columns import (
+    column_runs,
+    item,
+    load,
+    no_columns,
+    prefetch,
+    store,
+)
+
+AHEAD = 16  # neighbours between asking for a row and using it
 
 
 def chebyshev(laplacian: Any, block: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -42,24 +47,28 @@ def chebyshev(laplacian: Any, block: np.ndarray, coefficients: np.ndarray) -> np
     -------
     (n x f) array of the block's dtype; besides it one block of that size is held.
     """
-    given = np.ascontiguousarray(block)
+    given = arrays.aligned(block)
     c = np.ascontiguousarray(
         np.broadcast_to(coefficients, (len(coefficients), given.shape[1])), dtype=given.dtype
     )
     matrix = _kernel_input(laplacian, given)
-    now, before = _aligned_zeros(given.shape, given.dtype), _aligned_zeros(given.shape, given.dtype)
+    now, before = arrays.empty(given.shape, given.dtype), arrays.zeros(given.shape, given.dtype)
     np.multiply(given, c[-1], out=now)
     for k in range(len(c) - 2, -1, -1):
-        _clenshaw(*matrix, now, before, given, c[k], given.dtype.type(1 if k == 0 else 2))
+        scale = given.dtype.type(1 if k == 0 else 2)
+        for column, width, count in column_runs(given.shape[1]):
+            clenshaw_pass(width, width == count)(*matrix, now, before, given, c, k, scale, column, count)
         now, before = before, now
     return now
 
 
 def graph_product(laplacian: Any, block: np.ndarray) -> np.ndarray:
     """L B for a SciPy CSR array L (n x n) and B (n x f)."""
-    given = np.ascontiguousarray(block)
-    product = _aligned_zeros(given.shape, given.dtype)
-    _product(*_kernel_input(laplacian, given), given, product)
+    given = arrays.aligned(block)
+    product = arrays.empty(given.shape, given.dtype)
+    matrix = _kernel_input(laplacian, given)
+    for column, width, count in column_runs(given.shape[1]):
+        product_pass(width, width == count)(*matrix, given, product, column, count)
     return product
 
 
@@ -72,85 +81,49 @@ def _kernel_input(laplacian: Any, block: np.ndarray) -> tuple[np.ndarray, ...]:
     return laplacian.data.astype(block.dtype, copy=False), laplacian.indices, laplacian.indptr, bounds
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a cache line, where NumPy promises 16 bytes."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + CACHE_LINE, dtype=np.uint8)
-    begin = -raw.ctypes.data % CACHE_LINE
-    return raw[begin : begin + size].view(dtype).reshape(shape)
+@lru_cache
+def clenshaw_pass(width: int, full: bool) -> Callable[..., None]:
+    """The pass before <- c_k * given + scale * (L now - now) - before, for so many columns."""
+    is_full = int(full)
+
+    @numba.njit(parallel=True, cache=True)
+    def run(data, indices, indptr, bounds, now, before, given, c, k, scale, column, count):  # type: ignore[no-untyped-def]
+        for part in numba.prange(len(bounds) - 1):
+            none = no_columns(now, width, is_full)
+            ck = load(c, k, column, none, count)
+            minus = -scale / scale
+            for i in range(bounds[part], bounds[part + 1]):
+                total = _of_neighbours(data, indices, indptr[i], indptr[i + 1], now, column, none, count)
+                total = scale * (total + minus * load(now, i, column, none, count))
+                total = total + ck * load(given, i, column, none, count)
+                total = total + minus * load(before, i, column, none, count)
+                store(before, i, column, total, count)
+
+    return run
 
 
-@intrinsic
-def _prefetch(typing: Any, block: Any, row: Any, column: Any) -> Any:
-    """Ask for the cache line of ``block[row, column]``; it may come while others are computed with."""
+@lru_cache
+def product_pass(width: int, full: bool) -> Callable[..., None]:
+    """The pass product <- L block, for so many columns."""
+    is_full = int(full)
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(block)(context, builder, arguments[0])
-        at = [
-            context.cast(builder, value, given, types.intp)
-            for value, given in zip(arguments[1:], (row, column))
-        ]
-        address = cgutils.get_item_pointer(context, builder, block, array, at)
-        byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-        )
-        # for reading, to be kept in all caches, data
-        builder.call(function, [builder.bitcast(address, byte), word(0), word(3), word(1)])
-        return context.get_dummy_value()
+    @numba.njit(parallel=True, cache=True)
+    def run(data, indices, indptr, bounds, block, product, column, count):  # type: ignore[no-untyped-def]
+        for part in numba.prange(len(bounds) - 1):
+            none = no_columns(block, width, is_full)
+            for i in range(bounds[part], bounds[part + 1]):
+                total = _of_neighbours(data, indices, indptr[i], indptr[i + 1], block, column, none, count)
+                store(product, i, column, total, count)
 
-    return types.void(block, row, column), generate
+    return run
 
 
-@numba.njit(inline="always")
-def _ask_for(block, row):  # type: ignore[no-untyped-def]
-    for column in range(0, block.shape[1], CACHE_LINE // block.itemsize):
-        _prefetch(block, row, column)
-
-
-@numba.njit(fastmath={"contract", "reassoc", "nsz"})
-def _add_neighbours(data, indices, first, last, scale, block, out):  # type: ignore[no-untyped-def]
-    """out += scale * sum of the neighbours' rows, each times its weight."""
-    width = block.shape[1]
-    far = block.nbytes > CACHED
+@numba.njit
+def _of_neighbours(data, indices, first, last, block, column, none, count):  # type: ignore[no-untyped-def]
+    """The sum of the neighbours' rows, each times its weight."""
     end = len(indices) - 1
-    e = first
-    # Four at a time, so that out is read and written a quarter as often.
-    while e + 3 < last:
-        if far:
-            for ahead in range(e + AHEAD, e + AHEAD + 4):
-                _ask_for(block, indices[min(ahead, end)])
-        v0, v1, v2, v3 = scale * data[e], scale * data[e + 1], scale * data[e + 2], scale * data[e + 3]
-        x0, x1 = block[indices[e]], block[indices[e + 1]]
-        x2, x3 = block[indices[e + 2]], block[indices[e + 3]]
-        for r in range(width):
-            out[r] += v0 * x0[r] + v1 * x1[r] + v2 * x2[r] + v3 * x3[r]
-        e += 4
-    while e < last:
-        if far:
-            _ask_for(block, indices[min(e + AHEAD, end)])
-        v = scale * data[e]
-        x = block[indices[e]]
-        for r in range(width):
-            out[r] += v * x[r]
-        e += 1
-
-
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _clenshaw(data, indices, indptr, bounds, now, before, given, c, scale):  # type: ignore[no-untyped-def]
-    """before <- c * given + scale * (L now - now) - before, row by row."""
-    for run in numba.prange(len(bounds) - 1):
-        for i in range(bounds[run], bounds[run + 1]):
-            out = before[i]
-            for r in range(now.shape[1]):
-                out[r] = c[r] * given[i, r] - scale * now[i, r] - out[r]
-            _add_neighbours(data, indices, indptr[i], indptr[i + 1], scale, now, out)
-
-
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _product(data, indices, indptr, bounds, block, product):  # type: ignore[no-untyped-def]
-    """product <- product + L block."""
-    one = data.dtype.type(1)
-    for run in numba.prange(len(bounds) - 1):
-        for i in range(bounds[run], bounds[run + 1]):
-            _add_neighbours(data, indices, indptr[i], indptr[i + 1], one, block, product[i])
+    total = none
+    for e in range(first, last):
+        prefetch(block, item(indices, min(e + AHEAD, end)), column, none)
+        total = total + item(data, e) * load(block, item(indices, e), column, none, count)
+    return total
