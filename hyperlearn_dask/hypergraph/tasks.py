@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
+import dask.threaded
 from dask.callbacks import Callback
 
 from hyperlearn_dask.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client
+
+_THREADS = dask.threaded.get  # asked for by name, Dask imports all of distributed
 
 Handle = Any  # a task that was submitted; what it returns can be an argument of others
 
@@ -50,7 +53,7 @@ class Tasks:
                     done(position[handle.key])
             return list(handles)
         with _told(handles, done) if done is not None else contextlib.nullcontext():
-            return list(dask.persist(*handles, scheduler="threads"))
+            return list(dask.persist(*handles, scheduler=_THREADS))
 
     def gather(self, handles: Sequence[Handle]) -> list[Any]:
         """The results, in order.
@@ -63,7 +66,7 @@ class Tasks:
         if self._client is not None:
             results = self._client.gather(list(handles))
         else:
-            results = list(dask.compute(*handles, scheduler="threads"))
+            results = list(dask.compute(*handles, scheduler=_THREADS))
         for result in results:
             if isinstance(result, InputError):
                 raise result

@@ -81,10 +81,11 @@ def cut(file: BinaryIO, table: TableSpec, size: int) -> Iterator[Block]:
             rest = data
             size *= 2  # a record longer than a block: reading on in small steps would be quadratic
             continue
-        records = _count_records(data[:end], spans)
-        yield Block(data[:end], start, row, records)
+        whole, rest = data[:end], data[end:]
+        records = _count_records(whole, spans)
+        yield Block(whole, start, row, records)
         row += records
-        start, rest = start + end, data[end:]
+        start += end
     if rest:
         spans = _spans(rest, table)
         if spans and spans[-1][1] == len(rest) and rest[spans[-1][0] :].count(b'"') % 2:

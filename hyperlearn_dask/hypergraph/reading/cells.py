@@ -29,7 +29,9 @@ def ids(batch: Batch, column: str) -> pa.DictionaryArray:
     array = batch.columns[column]
     if _is_list(array.type):
         raise batch.wrong("expected one id, got a list of them", 0, column)
-    coded = used(_coded(array, batch, column))
+    coded = _coded(array, batch, column)
+    if pa.types.is_dictionary(array.type):
+        coded = used(coded)
     empty = pc.indices_nonzero(pc.equal(coded.dictionary, "")).to_pylist()
     firsts = [_first_null(coded.indices), *(_first(coded.indices, code) for code in empty)]
     found = [first for first in firsts if first is not None]

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -32,8 +32,9 @@ from hyperlearn_dask.hypergraph.reading.blocks import (
 )
 from hyperlearn_dask.hypergraph.reading.jsonlines import json_names, parse_json
 
-BLOCK = 16 << 20  # bytes of a text table that are parsed at once
+BLOCK = 32 << 20  # bytes of a text table per part: the larger, the fewer dictionaries to merge
 TNS_VALUE = "value"  # what the last column of a .tns file is called here; the others are "1", "2" …
+_PIECE = 1 << 20  # bytes of a block that Arrow parses at once: they stay in the cache
 _ROWS = 1 << 20  # of a Parquet file at once
 
 
@@ -139,7 +140,9 @@ def _blocks(part: Part) -> Iterator[Block]:
             end = block.start + len(block.data)
             if end > part.start:
                 skip = max(0, part.start - block.start)
-                yield replace(block, data=block.data[skip:], row=max(block.row, part.row))
+                row = max(block.row, part.row)
+                records = block.records - (row - block.row)
+                yield Block(block.data[skip:], block.start + skip, row, records)
 
 
 def _begin(block: Block, table: TableSpec) -> tuple[tuple[str, ...] | None, Block]:
@@ -184,13 +187,14 @@ def _parse_text(block: Block, part: Part) -> tuple[dict[str, pa.Array], Rows]:
     # Names may repeat or be anything, so columns go by their position. Bytes, not text: the error
     # of a wrong encoding has to name its row.
     positions = {name: str(part.names.index(name)) for name in part.needed}
-    try:
-        parsed = pa.csv.read_csv(
+
+    def parse(size: int) -> pa.Table:
+        return pa.csv.read_csv(
             pa.BufferReader(data),
             read_options=pa.csv.ReadOptions(
                 column_names=[str(position) for position in range(len(part.names))],
                 use_threads=False,
-                block_size=len(data) + 1,
+                block_size=size,
             ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=DELIMITERS[table.format],
@@ -204,6 +208,13 @@ def _parse_text(block: Block, part: Part) -> tuple[dict[str, pa.Array], Rows]:
                 strings_can_be_null=False,
             ),
         )
+
+    try:
+        try:
+            parsed = parse(_PIECE)
+        except pa.ArrowInvalid:  # something is wrong, or only longer than a piece
+            ragged.clear()
+            parsed = parse(len(data) + 1)
     except pa.ArrowInvalid as error:
         if not ragged:
             raise InputError(f"cannot be read ({error})", file=table.path, row=block.row) from error
@@ -213,8 +224,7 @@ def _parse_text(block: Block, part: Part) -> tuple[dict[str, pa.Array], Rows]:
         raise InputError(wrong, file=table.path, row=number) from None
     columns = {name: _one(parsed.column(position)) for name, position in positions.items()}
     # Arrow passes over blank lines; they count as rows all the same.
-    lines = data.count(b"\n") + (not data.endswith(b"\n"))
-    rows = Rows(block.row, None if lines == len(parsed) else blank_lines(data, table))
+    rows = Rows(block.row, None if block.records == len(parsed) else blank_lines(data, table))
     return columns, rows
 
 

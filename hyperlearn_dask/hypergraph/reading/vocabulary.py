@@ -15,6 +15,7 @@ from hyperlearn_dask.hypergraph.reading.tables import BLOCK, Batch, read_table
 from hyperlearn_dask.hypergraph.tensor import Modality
 
 _INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
+_FEW = 1_000
 _CANDIDATES = 20_000
 
 
@@ -27,7 +28,8 @@ def id_order(ids: pa.Array) -> np.ndarray:
     >>> id_order(pa.array(["10", "9"])).tolist(), id_order(pa.array(["10", "09"])).tolist()
     ([1, 0], [1, 0])
     """
-    integers = pc.all(pc.match_substring_regex(ids, _INTEGER)).as_py()
+    # A few ids usually show that there are others than integers.
+    integers = all(pc.all(pc.match_substring_regex(some, _INTEGER)).as_py() for some in (ids[:_FEW], ids))
     keys = pc.cast(ids, pa.int64()) if integers else ids
     return pc.array_sort_indices(keys).to_numpy().astype(np.int64)
 
