@@ -1,14 +1,17 @@
 """Steps on Dask workers: each owns modalities (factor, Laplacian, block solve) and holds shards.
 
 1. Workers read their shards and Laplacians straight from the store, once, when a step first asks.
-2. A step is one task, named as the paper would (``mttkrp-made-0``, ``solve-artist``), pinned to the
-   worker that has its data. Its result stays there, see :mod:`~hyperlearn_dask.training.workers.on_worker`.
+2. A step is named as the paper would (``mttkrp-made-0``, ``solve-artist``) and pinned to the worker that
+   has its data; steps that a worker can do one after the other are one task, see :mod:`.outbox`. Its
+   result stays there, see :mod:`.on_worker`.
 3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
    partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
    and of its direction makes the next factor's rows itself.
-4. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
+4. A modality in parts has a step for each, and a :class:`..handles.Split` stands for what they give.
+   Rows stay where they are; what adds up is added up by whoever reads it, always in the order of the parts.
+5. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
    the tasks in it.
-5. A step depends on those before it only while they have not ended, and now and then all are let end:
+6. A step depends on those before it only while they have not ended, and now and then all are let end:
    as Dask keeps a task until those after it are forgotten, it forgets them then. Nothing is made again:
    what is lost with a worker is :class:`..executor.Lost`, and the driver goes on from the last safe
    point on the workers that are there.
