@@ -347,7 +347,7 @@ class Recorder(DaskExecutor):
 
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
         super()._on_event(event)
-        self.steps.append(event[1])
+        self.steps += [{**step, "worker": event[1]["worker"]} for step in event[1]["steps"]]
 
 
 def summed(

@@ -48,7 +48,10 @@ WITH_DASK = {
     f"{LIBRARY}.monitor.on_scheduler",
     f"{LIBRARY}.monitor.post",
     f"{LIBRARY}.training.workers.distributed",
+    f"{LIBRARY}.training.workers.handles",
+    f"{LIBRARY}.training.workers.letters",
     f"{LIBRARY}.training.workers.on_worker",
+    f"{LIBRARY}.training.workers.outbox",
     f"{LIBRARY}.training.workers.watch",
     f"{LIBRARY}.tuning.pools",
 }

@@ -38,6 +38,13 @@ class Product:
     gram: Array | None = None
     common: np.ndarray | None = None
 
+    def __getitem__(self, rows: slice) -> Product:
+        """What there is of some of the modality's rows, counted from the first of them."""
+        first = max(rows.start - self.first_row, 0)
+        stop = max(rows.stop - self.first_row, first)
+        right, gram = (None if part is None else part[first:stop] for part in (self.right, self.gram))
+        return Product(self.term, max(self.first_row - rows.start, 0), right, gram, self.common)
+
 
 class Shard(Protocol):
     """What training asks of a shard."""

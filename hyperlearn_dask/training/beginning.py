@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, Device, array_module, to_device, to_host
+from hyperlearn_dask.backend import Array, Device, array_module, to_host
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Shard
@@ -35,10 +35,7 @@ def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -
         training.dtype,
         executor.device,
     )
-    return {
-        m: executor.at_modality(f"start-{m}", m, _placed, executor.pick(start, m), executor.device)
-        for m in problem.sizes
-    }
+    return {m: executor.settle(f"start-{m}", m, executor.pick(start, m)) for m in problem.sizes}
 
 
 def _sample(shard: Shard, place: ShardPlace, total: int) -> list[SparseTensor]:
@@ -75,10 +72,6 @@ def _start_step(
         kind = better_start(problem, whole, seed, device)
         return start_factors(problem, whole, kind, seed, dtype, only_zero=True)
     return start_factors(problem, whole, kind, seed, dtype)
-
-
-def _placed(_: Array | None, factor: np.ndarray, device: Device) -> Array:
-    return to_device(factor, device)
 
 
 def informed_entities(

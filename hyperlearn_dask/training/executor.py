@@ -7,16 +7,17 @@ is) or a shard (where the entries are), and its result stays where it was made u
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Protocol
 
 import numpy as np
 
-from hyperlearn_dask.backend import Array, Device, each_array, to_device, to_host
+from hyperlearn_dask.backend import Array, Device, array_module, each_array, to_device, to_host
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
@@ -126,7 +127,10 @@ class Executor(Protocol):
     device: Device  # where steps compute
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
-        """``step(laplacian or None, *args)``, where the modality is."""
+        """``step(laplacian or None, *args)``, where the modality is.
+
+        Its rows may be in several places: a step of :data:`..steps.BY_ROWS` is then made at each.
+        """
         ...
 
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
@@ -135,6 +139,10 @@ class Executor(Protocol):
 
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         """A handle of a value, where a modality is."""
+        ...
+
+    def settle(self, name: str, modality: str, handle: Handle) -> Handle:
+        """Rows of a modality on the host, wherever they were made: where it is."""
         ...
 
     def pick(self, handle: Handle, key: Key) -> Handle:
@@ -233,6 +241,9 @@ class LocalExecutor:
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         return held_on(self.device, value)
 
+    def settle(self, name: str, modality: str, handle: Handle) -> Handle:
+        return held_on(self.device, handle)
+
     def pick(self, handle: Handle, key: Key) -> Handle:
         return part_of(handle, (key,))
 
@@ -295,6 +306,13 @@ def held_on(device: Device, value: Any) -> Any:
 def move(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:
     """A + alpha D."""
     return moved(factor, alpha, direction)
+
+
+def together(values: Sequence[Any], *, rows: bool) -> Any:
+    """What a step gave for parts of a modality: rows below each other, all else added up in that order."""
+    if rows:
+        return array_module(*values).concatenate(values)
+    return reduce(operator.add, values)
 
 
 def part_of(value: Any, path: tuple[Key, ...]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ class Site:
 
     name: str
     free: int
-    modalities: tuple[str, ...]
+    rows: Mapping[str, int]  # of every modality that it owns some of
     places: tuple[ShardPlace, ...]
     edges: int
 
@@ -33,7 +33,8 @@ def here(hypergraph: Hypergraph, setting: Setting) -> Site:
     """This process's GPU, for all of a training."""
     edges = sum(graph.laplacian.nnz for graph in hypergraph.graphs.values())
     places = tuple(whole_places(hypergraph, setting))
-    return Site("the GPU", free_memory(), tuple(hypergraph.modalities), places, edges)
+    rows = {m: len(entities) for m, entities in hypergraph.modalities.items()}
+    return Site("the GPU", free_memory(), rows, places, edges)
 
 
 def require_room(problem: Problem, sites: Sequence[Site], dtype: str) -> None:
@@ -51,8 +52,8 @@ def require_room(problem: Problem, sites: Sequence[Site], dtype: str) -> None:
 def bytes_at(problem: Problem, site: Site, itemsize: int) -> int:
     """A lower bound: what is there at the same time in every sweep."""
     total = site.edges * (INDEX + itemsize)
-    for modality in site.modalities:
-        rows, width = problem.sizes[modality], len(problem.free_columns(modality))
+    for modality, rows in site.rows.items():
+        width = len(problem.free_columns(modality))
         total += MATRICES * rows * problem.rank * itemsize
         if any(term.absent != "zero" for term in problem.terms_of(modality)):
             total += rows * width**2 * itemsize  # a matrix H_i for every row

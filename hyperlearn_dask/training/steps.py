@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -185,3 +185,12 @@ def step_along(
 
 def gram_of(_: Array | None, factor: Array) -> np.ndarray:
     return augmented_gram(factor)
+
+
+# The steps that can be made for rows of a modality apart, where it has neither graph nor encoder; and which
+# fields of what they give have a row for each entity. All else that they give adds up over the rows.
+BY_ROWS: Mapping[Callable[..., Any], tuple[str, ...]] = {
+    proposal_of: ("direction",),
+    way_along: ("direction",),
+    gram_of: (),
+}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,17 @@ from hyperlearn_dask.training.placing.cost import (
     products_work,
     traffic,
 )
-from hyperlearn_dask.training.placing.placement import Placement, RowCosts, cut, place, walked_by_owners
+from hyperlearn_dask.training.placing.placement import (
+    Part,
+    Placement,
+    RowCosts,
+    cut,
+    place,
+    walked_by_owners,
+)
+
+# Tasks that a part more costs in a sweep: its solve, direction and step, and handing out a result.
+PART_TASKS = 4
 
 
 def counts_of(hypergraph: Hypergraph, dtype: str) -> Counts:
@@ -59,6 +70,29 @@ def make_shards(
     return walked_by_owners(shards, {p: t.modalities for p, t in problem.terms.items()})
 
 
+def split_rows(
+    problem: Problem, counts: Counts, shards: Sequence[ShardPlace], spec: PlacementSpec
+) -> dict[str, list[tuple[int, int]]]:
+    """The modalities that are owned in parts: for each the first and last row (exclusive) of every part.
+
+    Without graph and encoder every row of a block is a problem of its own. So where one relation is cut along
+    the modality, the rows of every shard can be solved and moved where the shard is, and need not travel: if
+    that saves more time than the tasks of the parts take, and nobody has chosen an owner.
+    """
+    splits = {}
+    for m, size in problem.sizes.items():
+        along = [s for s in shards if s.products and not (s.holds_contexts or s.modality)]
+        along = [s for s in along if problem.terms[s.relation].modalities[s.sort_mode] == m]
+        whole = m in spec.owners or m in problem.encoders or problem.uses_graph(m)
+        if whole or len({s.relation for s in along}) != 1:
+            continue
+        pieces = len(along)
+        saved = (1 - 1 / pieces) * NOMINAL.total(block_work(problem, counts, m))
+        if saved > (pieces - 1) * PART_TASKS * NOMINAL.task:
+            splits[m] = [*itertools.pairwise([0, *(s.first_row for s in along[1:]), size])]
+    return splits
+
+
 def arrange(
     problem: Problem,
     counts: Counts,
@@ -67,12 +101,15 @@ def arrange(
     spec: PlacementSpec,
     names: Mapping[str, str],
     *,
+    splits: Mapping[str, Sequence[tuple[int, int]]] | None = None,
     strict: bool = True,
 ) -> Placement:
     """A place for every modality and shard.
 
     Parameters
     ----------
+    splits
+        What :func:`split_rows` gave for the shards: parts are owned where their shards are.
     workers, names
         The resources that each declares, and what it is called, by its address.
     strict
@@ -98,15 +135,35 @@ def arrange(
             raise InputError(
                 f"no worker is called '{name}' (workers: {known})", key=f"placement.owners.{modality}"
             )
-    return place(
-        {m: NOMINAL.total(block_work(problem, counts, m)) for m in problem.sizes},
+    splits = splits or {}
+    placement = place(
+        {m: NOMINAL.total(block_work(problem, counts, m)) for m in problem.sizes if m not in splits},
         shards,
         workers,
         shard_work={s: _seconds(problem, counts, s) for s in shards if not s.modality},
-        traffic={s: traffic(problem, counts, s) for s in shards},
+        traffic={
+            s: {m: size for m, size in traffic(problem, counts, s).items() if m not in splits} for s in shards
+        },
         chosen=chosen,
         names=names,
     )
+    parts = {m: tuple(_parts(problem, placement, m, bounds)) for m, bounds in splits.items()}
+    owners = placement.owners | {m: of_one[0].owner for m, of_one in parts.items()}
+    return replace(placement, owners={m: owners[m] for m in problem.sizes}, parts=parts)
+
+
+def _parts(
+    problem: Problem, placement: Placement, modality: str, bounds: Sequence[tuple[int, int]]
+) -> Iterator[Part]:
+    """The parts of a modality, each owned by the holder of the shard that has its rows."""
+    ends = {
+        shard.first_row + shard.rows: holder
+        for shard, holder in placement.holders.items()
+        if problem.terms[shard.relation].modalities[shard.sort_mode] == modality and not shard.holds_contexts
+    }
+    for number, (first, stop) in enumerate(bounds):
+        holder = next(ends[end] for end in sorted(ends) if end > first)
+        yield Part(f"{modality}-{number}", modality, first, stop, holder)
 
 
 def _seconds(problem: Problem, counts: Counts, shard: ShardPlace) -> float:

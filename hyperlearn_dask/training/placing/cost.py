@@ -204,8 +204,8 @@ def _contexts_products(
 # Owners.
 
 
-def solve_work(problem: Problem, counts: Counts, modality: str, products: int) -> Work:
-    """Of a block: ``products`` from so many shards added up, then solved."""
+def solve_work(problem: Problem, counts: Counts, modality: str, products: float) -> Work:
+    """Of a block: ``products`` for so many times its rows added up, then solved."""
     n, s, f = problem.sizes[modality], counts.itemsize, len(problem.free_columns(modality))
     links, mu = counts.links.get(modality, 0), problem.graph_weights.get(modality, 0.0)
     graph = _graph_product(n, f, links, s) if mu > 0 and links else Work()

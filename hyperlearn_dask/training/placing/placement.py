@@ -24,22 +24,55 @@ ALIKE = 0.05
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows ``first`` to ``stop`` of a modality, and the address of their owner."""
+
+    name: str
+    modality: str
+    first: int
+    stop: int
+    owner: str
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.first
+
+
+@dataclass(frozen=True)
 class Placement:
     """The address of every modality's owner and of every shard's holder, among ``workers``.
 
-    ``names``: what a worker is called, where that is not its address.
+    ``names``: what a worker is called, where that is not its address; ``parts``: in their order, those of
+    modalities whose rows have owners of their own. The first of them does what cannot be done in parts.
     """
 
     owners: dict[str, str]
     holders: dict[ShardPlace, str]
     workers: tuple[str, ...]
     names: Mapping[str, str] = field(default_factory=dict)
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+
+    @property
+    def places(self) -> dict[str, str]:
+        """The owner of every modality, or of every part where it is in parts."""
+        owners: dict[str, str] = {}
+        for m, owner in self.owners.items():
+            owners |= {part.name: part.owner for part in self.parts.get(m, ())} or {m: owner}
+        return owners
+
+    def owned(self, sizes: Mapping[str, int]) -> list[Part]:
+        """The same, each with its rows; ``sizes``: how many every modality has."""
+        whole = {m: (Part(m, m, 0, sizes[m], owner),) for m, owner in self.owners.items()}
+        return [part for m in whole for part in self.parts.get(m, whole[m])]
 
     def lines(self) -> list[str]:
         """Who does what, a line for each worker, for a person."""
         lines = []
+        parts = itertools.chain.from_iterable(self.parts.values())
+        rows = {p.name: f"{p.modality} (rows {p.first:,} to {p.stop:,})" for p in parts}
         for name, share in self.by_worker().items():
-            owned = f"owns {', '.join(share.modalities)}" if share.modalities else "owns none"
+            names = [rows.get(m, m) for m in share.modalities]
+            owned = f"owns {', '.join(names)}" if names else "owns none"
             shards = f"{len(share.shards)} shard{'s' * (len(share.shards) != 1)}"
             lines.append(f"worker {name} {owned}; {share.entries:,} hyperedges in {shards}")
         return lines
@@ -52,7 +85,7 @@ class Placement:
                 entries[address] += place.stop - place.start
         return {
             self.names.get(address, address): WorkerShare(
-                tuple(m for m, owner in self.owners.items() if owner == address),
+                tuple(m for m, owner in self.places.items() if owner == address),
                 tuple(place.name for place, holder in self.holders.items() if holder == address),
                 entries[address],
             )
@@ -62,7 +95,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class WorkerShare:
-    """A worker's modalities and shards, and how many entries it walks for products."""
+    """A worker's modalities, or parts of them, and shards, and how many entries it walks for products."""
 
     modalities: tuple[str, ...]
     shards: tuple[str, ...]

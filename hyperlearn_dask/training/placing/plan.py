@@ -21,15 +21,15 @@ from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.executor import ShardPlace
 from hyperlearn_dask.training.placing import cost
-from hyperlearn_dask.training.placing.arrange import arrange, make_shards
+from hyperlearn_dask.training.placing.arrange import arrange, make_shards, split_rows
 from hyperlearn_dask.training.placing.cost import Counts, Machine, Work
-from hyperlearn_dask.training.placing.placement import Placement
+from hyperlearn_dask.training.placing.placement import Part, Placement
 
 STAGES = ("products", "solve", "direction", "line", "step")
 # Rows that cuts are looked for in; longer modes are cut on a grid.
 MOST_ROWS = 1 << 22
 
-Path = tuple[str, str, tuple[int, int | None]]  # a worker, a modality, and the rows of it that are there
+Path = tuple[str, Part, int, int]  # a worker, and the rows of a part elsewhere that are there as well
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,10 @@ def plan(
     shards = [_stretched(problem, shard) for shard in shards]
     digits = len(str(workers - 1))
     names = {f"{number:0{digits}d}": str(number) for number in range(workers)}
-    placement = arrange(problem, counts, shards, {address: {} for address in names}, spec, names)
+    splits = split_rows(problem, counts, shards, spec)
+    placement = arrange(
+        problem, counts, shards, {address: {} for address in names}, spec, names, splits=splits
+    )
     work = _work(problem, counts, placement)
     messages = list(_messages(problem, counts, placement))
     exchange = sum(_longest_link(messages, stage, machine) for stage in ("products", "line"))
@@ -162,15 +165,30 @@ def _work(problem: Problem, counts: Counts, placement: Placement) -> dict[tuple[
     for shard, holder in placement.holders.items():
         work["products", holder] += cost.products_work(problem, counts, shard)
         work["line", holder] += cost.line_work(problem, counts, shard)
-    for worker, modality, rows in _kept_rows(problem, placement):
-        size = _rows_bytes(problem, counts, modality, rows)
-        work["products", worker] += Work(3 * size)  # A + alpha D, before the products
-    for modality, owner in placement.owners.items():
-        arriving = sum(1 for shard in placement.holders if _gives(problem, shard, modality))
-        work["solve", owner] += cost.solve_work(problem, counts, modality, arriving)
-        work["direction", owner] += cost.direction_work(problem, counts, modality)
-        work["step", owner] += cost.step_work(problem, counts, modality)
+    for path in _kept_rows(problem, placement):
+        # A + alpha D, before the products
+        work["products", path[0]] += Work(3 * _rows_bytes(problem, counts, path))
+    for part in placement.owned(problem.sizes):
+        m, share = part.modality, part.rows / max(1, problem.sizes[part.modality])
+        arriving = sum(_rows_given(problem, shard, part) for shard in placement.holders) / max(1, part.rows)
+        work["solve", part.owner] += cost.solve_work(problem, counts, m, arriving).times(share)
+        work["direction", part.owner] += cost.direction_work(problem, counts, m).times(share)
+        work["step", part.owner] += cost.step_work(problem, counts, m).times(share)
     return work
+
+
+def _rows_given(problem: Problem, shard: ShardPlace, part: Part) -> int:
+    """Of how many of a part's rows a shard gives products."""
+    if not _gives(problem, shard, part.modality):
+        return 0
+    first, stop = _common_rows(problem, shard, part)
+    return max(0, stop - first)
+
+
+def _common_rows(problem: Problem, shard: ShardPlace, part: Part) -> tuple[int, int]:
+    """The first and last row (exclusive) of a part that a shard reads, if it reads any."""
+    first, stop = shard.reads(problem.terms[shard.relation].mode(part.modality))
+    return max(first, part.first), part.stop if stop is None else min(stop, part.stop)
 
 
 def _gives(problem: Problem, shard: ShardPlace, modality: str) -> bool:
@@ -186,36 +204,46 @@ def _kept_rows(problem: Problem, placement: Placement) -> set[Path]:
 def _rows_read(problem: Problem, placement: Placement, *, line: bool) -> set[Path]:
     """The rows from elsewhere that every worker reads for its lines, or for its products."""
     found: set[Path] = set()
+    parts = placement.owned(problem.sizes)
     for shard, holder in placement.holders.items():
         if (line and shard.modality) or not (line or shard.products):
             continue
-        for mode, m in enumerate(problem.terms[shard.relation].modalities):
-            if placement.owners[m] != holder:
-                found.add((holder, m, shard.reads(mode)))
+        members = problem.terms[shard.relation].modalities
+        for part in parts:
+            if part.modality in members and part.owner != holder:
+                first, stop = _common_rows(problem, shard, part)
+                if stop > first:
+                    found.add((holder, part, first, stop))
     return found
 
 
-def _rows_bytes(problem: Problem, counts: Counts, modality: str, rows: tuple[int, int | None]) -> float:
-    first, last = rows
-    number = (problem.sizes[modality] if last is None else last) - first
-    return float(number * problem.rank * counts.itemsize)
+def _rows_bytes(problem: Problem, counts: Counts, path: Path) -> float:
+    _, _, first, stop = path
+    return float((stop - first) * problem.rank * counts.itemsize)
 
 
 def _messages(
     problem: Problem, counts: Counts, placement: Placement
 ) -> Iterator[tuple[str, str, str, float]]:
     """What travels in a sweep: for which stage, from and to which worker, and how many bytes."""
+    parts = placement.owned(problem.sizes)
     for shard, holder in placement.holders.items():
-        for m in problem.terms[shard.relation].modalities:
-            if placement.owners[m] != holder and _gives(problem, shard, m):
-                size = cost.product_bytes(problem, counts, shard, m)
-                yield "products", holder, placement.owners[m], size
+        for part in parts:
+            if part.owner != holder and _rows_given(problem, shard, part):
+                yield "products", holder, part.owner, _given_bytes(problem, counts, shard, part)
     along = _kept_rows(problem, placement)
-    for worker, m, rows in sorted(along, key=str):
-        yield "line", placement.owners[m], worker, _rows_bytes(problem, counts, m, rows)
+    for path in sorted(along, key=str):
+        yield "line", path[1].owner, path[0], _rows_bytes(problem, counts, path)
     # Rows that a worker has no direction of it cannot move: they come anew.
-    for worker, m, rows in sorted(_rows_read(problem, placement, line=False) - along, key=str):
-        yield "products", placement.owners[m], worker, _rows_bytes(problem, counts, m, rows)
+    for path in sorted(_rows_read(problem, placement, line=False) - along, key=str):
+        yield "products", path[1].owner, path[0], _rows_bytes(problem, counts, path)
+
+
+def _given_bytes(problem: Problem, counts: Counts, shard: ShardPlace, part: Part) -> float:
+    """Of what a shard gives for a part."""
+    every = cost.rows_of(problem, shard, part.modality)
+    share = _rows_given(problem, shard, part) / max(1, every)
+    return share * cost.product_bytes(problem, counts, shard, part.modality)
 
 
 def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machine: Machine) -> float:
@@ -231,7 +259,7 @@ def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machi
 
 def _tasks(problem: Problem, placement: Placement, messages: list[tuple[str, str, str, float]]) -> int:
     """Tasks of a sweep: steps, and what hands out their results."""
-    steps = 3 * len(problem.sizes)
+    steps = 3 * len(placement.owned(problem.sizes))
     for shard in placement.holders:
         term = problem.terms[shard.relation]
         together = not shard.holds_contexts and term.background == 1 and not shard.modality
@@ -251,18 +279,21 @@ def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: st
         stored += own + 8 * shard.rows
         # As they are read: values in float64, twice
         loading = max(loading, 16.0 * cost.entries_of(shard))
-    owned = [m for m, owner in placement.owners.items() if owner == worker]
+    owned = [part for part in placement.owned(problem.sizes) if part.owner == worker]
     sweeping = 0.0
-    for m in owned:
-        links, n, f = counts.links.get(m, 0), problem.sizes[m], len(problem.free_columns(m))
+    for part in owned:
+        m, n = part.modality, part.rows
+        links, f = counts.links.get(m, 0), len(problem.free_columns(m))
         stored += links * (s + cost.INDEX) + 4 * n
         # A, P and D, and of each the one before
         stored += 6 * n * rank * s
-        arriving = [shard for shard in placement.holders if _gives(problem, shard, m)]
-        given = [cost.product_bytes(problem, counts, shard, m) for shard in arriving]
         grams = n * f * f * s if cost.rows_have_grams(problem, m) else 0
         # The products from elsewhere, the system they make, and its solution
-        sweeping += sum(g for g, shard in zip(given, arriving) if placement.holders[shard] != worker)
+        sweeping += sum(
+            _given_bytes(problem, counts, shard, part)
+            for shard, holder in placement.holders.items()
+            if holder != worker and _rows_given(problem, shard, part)
+        )
         sweeping += 2 * n * f * s + 2 * grams + (2 * n * f * s if links else 0)
     for shard in held:
         term = problem.terms[shard.relation]
@@ -271,6 +302,6 @@ def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: st
         if shard.holds_contexts or term.background != 1:
             stored += sum(8 * (cost.entries_of(shard) + cost.rows_of(problem, shard, m)) for m in members)
     # Rows from elsewhere: of the factor, the one before, and the direction
-    for _, m, rows in {p for p in _kept_rows(problem, placement) if p[0] == worker}:
-        stored += 3 * _rows_bytes(problem, counts, m, rows)
+    for path in _kept_rows(problem, placement):
+        stored += 3 * _rows_bytes(problem, counts, path) * (path[0] == worker)
     return stored + max(loading, sweeping)

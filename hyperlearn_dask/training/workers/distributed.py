@@ -1,14 +1,17 @@
 """Steps on Dask workers: each owns modalities (factor, Laplacian, block solve) and holds shards.
 
 1. Workers read their shards and Laplacians straight from the store, once, when a step first asks.
-2. A step is one task, named as the paper would (``mttkrp-made-0``, ``solve-artist``), pinned to the
-   worker that has its data. Its result stays there, see :mod:`~hyperlearn_dask.training.workers.on_worker`.
+2. A step is named as the paper would (``mttkrp-made-0``, ``solve-artist``) and pinned to the worker that
+   has its data; steps that a worker can do one after the other are one task, see :mod:`.outbox`. Its
+   result stays there, see :mod:`.on_worker`.
 3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
    partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
    and of its direction makes the next factor's rows itself.
-4. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
+4. A modality in parts has a step for each, and a :class:`..handles.Split` stands for what they give.
+   Rows stay where they are; what adds up is added up by whoever reads it, always in the order of the parts.
+5. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
    the tasks in it.
-5. A step depends on those before it only while they have not ended, and now and then all are let end:
+6. A step depends on those before it only while they have not ended, and now and then all are let end:
    as Dask keeps a task until those after it are forgotten, it forgets them then. Nothing is made again:
    what is lost with a worker is :class:`..executor.Lost`, and the driver goes on from the last safe
    point on the workers that are there.
@@ -21,14 +24,13 @@ import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import finalize
 
 import numpy as np
-from dask import annotate
-from distributed import Client, Future, Scheduler
+from distributed import Client, Scheduler
 from distributed.client import ClosedClientError
 
 from hyperlearn_dask.backend import Array, Device, free_memory
@@ -46,22 +48,31 @@ from hyperlearn_dask.training.executor import (
     ShardPlace,
     held_on,
     move,
-    part_of,
+    together,
 )
 from hyperlearn_dask.training.memory import Site
-from hyperlearn_dask.training.placing.arrange import arrange, counts_of, make_shards
+from hyperlearn_dask.training.placing.arrange import arrange, counts_of, make_shards, split_rows
 from hyperlearn_dask.training.placing.placement import Placement
+from hyperlearn_dask.training.steps import BY_ROWS, step_along
+from hyperlearn_dask.training.workers.handles import (
+    UNKNOWN,
+    Part,
+    Result,
+    Split,
+    Sum,
+    parts_in,
+    rows_of,
+    share,
+    visit,
+    within,
+)
+from hyperlearn_dask.training.workers.letters import Letter
 from hyperlearn_dask.training.workers.on_worker import (
     SMALL,
     Form,
-    Given,
-    Kept,
-    Large,
-    Moved,
     Order,
     Piece,
     Run,
-    carry_out,
     forget,
     greet,
     has_large,
@@ -70,6 +81,7 @@ from hyperlearn_dask.training.workers.on_worker import (
     receipt_of,
     worker_device,
 )
+from hyperlearn_dask.training.workers.outbox import Bundle, Outbox
 from hyperlearn_dask.training.workers.watch import LOSSES, Watch
 
 CHECK_SECONDS = 2.0  # between looks for workers that have come
@@ -77,56 +89,6 @@ GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep
 ROOM = 1 << 28  # bytes: workers have room for all factors of one sweep more, if they are no larger
 LINEAGE = 8  # sweeps of which one step leads to the next, before all are let end
 _runs = itertools.count()
-_UNKNOWN = Large()  # of a receipt that is not here
-
-
-@dataclass(eq=False)
-class _Result:
-    """A result on a worker: under which number, and the future of its receipt.
-
-    ``value``: the receipt itself once it is here, so that nobody asks for it again; ``readers``: the
-    receipts of the steps that read it, after which it may be dropped; ``copies``: rows of it that
-    other workers have, by address and path.
-    """
-
-    address: str
-    number: int
-    receipt: Future | None = None
-    value: Any = _UNKNOWN
-    readers: list[Future] = field(default_factory=list)
-    copies: dict[tuple[str, tuple[Any, ...]], _Result | _Sum] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Sum:
-    """Rows of a moved factor that a worker can make of what it has."""
-
-    factor: _Result
-    direction: _Result
-    alpha: _Part | float
-
-
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """A task on its way: its future, what is to be done with what is given, and the worker to do it."""
-
-    future: Future
-    what: Order | Piece
-    given: list[Future]
-    address: str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """What a step is given and gives: (part of) a result.
-
-    ``shared``: its readers shall keep a copy; ``told``: it is in the receipt, so small is it.
-    """
-
-    result: _Result
-    path: tuple[Key, ...] = ()
-    shared: bool = False
-    told: bool = False
 
 
 class DaskExecutor:
@@ -165,8 +127,8 @@ class DaskExecutor:
         self._watch = Watch(client)
         self._run = Run(client.id, next(_runs), 0)
         self.numbers = itertools.count()
-        self._garbage: dict[str, deque[tuple[int, list[Future]]]] = defaultdict(deque)
-        self._outbox: list[_Task] = []
+        self._garbage: dict[str, deque[tuple[int, list[Bundle]]]] = defaultdict(deque)
+        self._outbox = Outbox(client)
         self._checked = time.monotonic()
         self.seconds: dict[str, float] = defaultdict(float)
         self.received: dict[str, int] = defaultdict(int)
@@ -179,6 +141,7 @@ class DaskExecutor:
         self._counts = counts_of(hypergraph, setting.dtype)
         indptrs = {name: read_indptr(hypergraph.path, name) for name in hypergraph.relations}
         self.places = make_shards(problem, self._counts, indptrs, self._spec, len(workers))
+        self._splits = split_rows(problem, self._counts, self.places, self._spec)
         self.placement = self._place(workers, strict=True)
         with contextlib.suppress(ImportError):  # a scheduler without our package cannot tell
             self._everywhere(greet, self._watch.at_scheduler(_clients), seconds=GOODBYE_SECONDS)
@@ -186,55 +149,90 @@ class DaskExecutor:
     # Steps.
 
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
+        if step in BY_ROWS and modality in self.placement.parts:
+            return self._by_rows(name, modality, step, args, BY_ROWS[step])
         digest = self._digests[f"graphs/{modality}"] if modality in self._graphs else None
-        load = (read_laplacian, self._path, modality, digest, self._setting.dtype, self.device)
-        return self._submit(name, self.placement.owners[modality], load, step, args)
+        return self._submit(name, self.placement.owners[modality], self._load(modality, digest), step, args)
 
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         offset = self._setting.offsets[place.relation]
         digest = self._digests[f"relations/{place.relation}"]
         load = (read_shard, self._path, place.data, digest, offset, self._setting.dtype, self.device)
-        return self._submit(name, self.placement.holders[place], load, step, args)
-
-    def hold(self, name: str, modality: str, value: Any) -> Handle:
-        owner = self.placement.owners[modality]
-        scatter = partial(self._client.scatter, [value], workers=[owner], direct=True, hash=False)
-        [sent] = self._watch.result(scatter, [owner])
-        handle: _Part = self.at_modality(name, modality, _hold, sent, self.device)
-        handle.result.value = value if self.whole else receipt_of(value)
+        handle = self._submit(name, self.placement.holders[place], load, step, args)
+        handle.result.place = place
         return handle
 
-    def pick(self, handle: _Part, key: Key) -> Handle:
-        return _Part(handle.result, (*handle.path, key))
+    def hold(self, name: str, modality: str, value: Any) -> Handle:
+        parts = self.placement.parts.get(modality)
+        if not parts:
+            return self._held(name, modality, self.placement.owners[modality], value)
+        held = [self._held(p.name, modality, p.owner, rows_of(value, p.first, p.stop)) for p in parts]
+        kind: Literal["rows", "fields"] = "rows" if isinstance(value, np.ndarray) else "fields"
+        return Split(tuple(held), tuple(p.first for p in parts), kind, ("direction",))
 
-    def small(self, handle: _Part, nbytes: int) -> Handle:
+    def settle(self, name: str, modality: str, handle: Part) -> Handle:
+        parts = self.placement.parts.get(modality)
+        if not parts:
+            return self.at_modality(name, modality, _hold, handle, self.device)
+        settled = []
+        for p in parts:
+            args = (handle.pick((p.first, p.stop)), self.device)
+            settled.append(self._submit(name, p.owner, self._load(modality, None), _hold, args))
+        return Split(tuple(settled), tuple(p.first for p in parts), "rows")
+
+    def pick(self, handle: Part | Split, key: Key) -> Handle:
+        return handle.pick(key)
+
+    def small(self, handle: Part | Split, nbytes: int) -> Handle:
+        if isinstance(handle, Split):
+            return replace(handle, parts=tuple(self.small(part, nbytes) for part in handle.parts))
         return replace(handle, told=nbytes <= SMALL)
 
-    def rows(self, handle: _Part, place: ShardPlace, mode: int) -> Handle:
-        return _Part(handle.result, (*handle.path, place.reads(mode)), shared=True)
+    def rows(self, handle: Part | Split, place: ShardPlace, mode: int) -> Handle:
+        if isinstance(handle, Split):
+            return handle.rows(*place.reads(mode))
+        return replace(handle.pick(place.reads(mode)), shared=True)
 
-    def moved(self, modality: str, factor: _Part, direction: _Part, alpha: _Part | float) -> Handle:
-        handle: _Part = self.at_modality(f"step-{modality}", modality, move, factor, direction, alpha)
+    def moved(
+        self, modality: str, factor: Part | Split, direction: Part | Split, alpha: Part | float
+    ) -> Handle:
+        if isinstance(factor, Split) and isinstance(direction, Split):
+            steps = zip(self.placement.parts[modality], factor.parts, direction.parts)
+            moved = [self._moved(p.name, p.owner, modality, a, d, alpha) for p, a, d in steps]
+            return replace(factor, parts=tuple(moved), kind="rows")
+        assert isinstance(factor, Part) and isinstance(direction, Part), "both are in parts or neither"
+        return self._moved(modality, self.placement.owners[modality], modality, factor, direction, alpha)
+
+    def _moved(
+        self, place: str, owner: str, modality: str, factor: Part, direction: Part, alpha: Part | float
+    ) -> Part:
+        args = (factor, direction, alpha)
+        handle = self._submit(f"step-{place}", owner, self._load(modality, None), move, args)
         for (address, path), rows in factor.result.copies.items():
             along = direction.result.copies.get((address, (*direction.path, path[-1])))
-            if isinstance(rows, _Result) and isinstance(along, _Result):
-                handle.result.copies[address, (path[-1],)] = _Sum(rows, along, alpha)
+            if isinstance(rows, Result) and isinstance(along, Result):
+                handle.result.copies[address, (path[-1],)] = Sum(rows, along, alpha)
         return handle
 
     def gather(self, handles: Any) -> Any:
         """Receipts where they hold all that is asked for, else the results themselves."""
-        parts: list[_Part] = []
-        _visit(handles, parts.append)
-        new = list({p.result.number: p.result for p in parts if p.result.value is _UNKNOWN}.values())
-        for result, value in zip(new, self._bring([result.receipt for result in new])):
+        parts = parts_in(handles)
+        new = list({p.result.number: p.result for p in parts if p.result.value is UNKNOWN}.values())
+        for result, value in zip(new, self._bring([(result.made_in, result.item) for result in new])):
             result.value = value
-        values = [_within(part.result.value, part.path) for part in parts]
+        values = [within(part.result.value, part.path) for part in parts]
         large = [i for i, value in enumerate(values) if has_large(value)]
         form: Form = "as it is" if self.device == "cpu" else "on the host"
-        for i, value in zip(large, self._bring([self.hand_out(parts[i], form) for i in large])):
+        for i, value in zip(large, self._bring([self.hand_out(parts[i], form, "client") for i in large])):
             values[i] = value
         following = iter(values)
-        return _visit(handles, lambda part: next(following))
+
+        def found(handle: Part | Split) -> Any:
+            if isinstance(handle, Split):
+                return together([next(following) for _ in handle.parts], rows=handle.kind == "rows")
+            return next(following)
+
+        return visit(handles, found)
 
     def ahead(self, sweep: int) -> int:
         return 1 if self._roomy and sweep % LINEAGE else 0
@@ -259,7 +257,10 @@ class DaskExecutor:
         """What each worker's GPU has free, and what shall be there."""
         sites = []
         for address, free in self._ask(free_memory).items():
-            owned = tuple(m for m, owner in self.placement.owners.items() if owner == address)
+            owned: dict[str, int] = defaultdict(int)
+            for part in self.placement.owned(self._sizes):
+                if part.owner == address:
+                    owned[part.modality] += part.rows
             places = tuple(p for p in self.places if self.placement.holders[p] == address)
             # L has both directions of an edge, and a diagonal.
             edges = sum(2 * self._edges[m] + self._sizes[m] for m in owned if m in self._edges)
@@ -269,7 +270,7 @@ class DaskExecutor:
     def where(self) -> Where:
         placement = self.placement
         holders = {shard.name: address for shard, address in placement.holders.items()}
-        return Where(placement.workers, dict(placement.owners), holders)
+        return Where(placement.workers, placement.places, holders)
 
     def close(self) -> None:
         """Free what the workers keep for this executor."""
@@ -286,6 +287,7 @@ class DaskExecutor:
             workers,
             self._spec,
             self._watch.names(),
+            splits=self._splits,
             strict=strict,
         )
         if self.device != "cpu":
@@ -320,65 +322,92 @@ class DaskExecutor:
 
     # Tasks.
 
+    def _load(self, modality: str, digest: str | None) -> tuple[Any, ...]:
+        return read_laplacian, self._path, modality, digest, self._setting.dtype, self.device
+
+    def _held(self, name: str, modality: str, owner: str, value: Any) -> Part:
+        scatter = partial(self._client.scatter, [value], workers=[owner], direct=True, hash=False)
+        [sent] = self._watch.result(scatter, [owner])
+        handle = self._submit(name, owner, self._load(modality, None), _hold, (sent, self.device))
+        handle.result.value = value if self.whole else receipt_of(value)
+        return handle
+
+    def _by_rows(
+        self,
+        name: str,
+        modality: str,
+        step: Callable[..., Any],
+        args: tuple[Any, ...],
+        by_rows: tuple[str, ...],
+    ) -> Handle:
+        """A step at every part of a modality, if what it is given is in parts; else at the modality."""
+        parts = self.placement.parts[modality]
+        load = self._load(modality, None)
+        if not any(isinstance(arg, Split) and arg.kind != "sum" for arg in args):
+            return self._submit(name, self.placement.owners[modality], load, step, args)
+
+        def mode_of(relation: str) -> int:
+            return self._problem.terms[relation].mode(modality)
+
+        made = []
+        for number, part in enumerate(parts):
+            own = tuple(share(arg, number, modality, mode_of, (part.first, part.stop)) for arg in args)
+            made.append(self._submit(f"{name}-{number}", part.owner, load, step, own))
+        kind: Literal["fields", "sum"] = "fields" if by_rows else "sum"
+        return Split(tuple(made), tuple(part.first for part in parts), kind, by_rows)
+
     def _submit(
         self, name: str, address: str, load: tuple[Any, ...], step: Callable[..., Any], args: tuple[Any, ...]
-    ) -> _Part:
-        letter = _Letter(self, address)
-        arguments = tuple(_visit(arg, letter.enclose) for arg in args)
+    ) -> Part:
+        letter = Letter(self, address)
+        arguments = tuple(visit(arg, letter.enclose) for arg in args)
         number = next(self.numbers)
         drop = self._drop(address)
         sent = tuple(letter.sent)
         order = Order(self._run, self._topic, name, number, drop, self.whole, load, step, arguments, sent)
-        receipt = self._task(name, order, letter.given, address)
+        moves = [r.receipt for r in letter.reads if r.moved and isinstance(r.receipt, Bundle)]
+        others = [r.receipt for r in letter.reads if not r.moved and isinstance(r.receipt, Bundle)]
+        others += [one for one in letter.given if isinstance(one, Bundle)]
+        bundle = self._outbox.bundle(address, moves, others, alone=step is step_along)
+        receipt, item = bundle.add(order, letter.given, letter.after)
         for result in letter.reads:
             result.readers.append(receipt)
         for copy in letter.copies:
             copy.receipt = receipt
-        return _Part(self.result(address, number, receipt))
+        return Part(self.result(address, number, receipt, item, moved=step is move))
 
-    def _task(self, name: str, what: Order | Piece, given: list[Future], address: str) -> Future:
-        """The future of a task that is sent with the next ones."""
-        key = (name, f"{self._topic}-{self._run.attempt}", what.number)
-        task = _Task(Future(key, self._client), what, given, address)
-        self._outbox.append(task)
-        return task.future
+    def _key(self, name: str, number: int) -> tuple[str, str, int]:
+        return name, f"{self._topic}-{self._run.attempt}", number
 
     def _send(self) -> None:
-        """Send all tasks that wait to be, as one graph."""
-        tasks, self._outbox = self._outbox, []
-        if not tasks:
-            return
-        keys = [task.future.key for task in tasks]
-        places = {task.future.key: task.address for task in tasks}
+        """Send all steps that wait to be."""
         try:
-            # Each key's worker, asked for by the scheduler.
-            with annotate(workers=places.__getitem__):
-                self._client.map(
-                    carry_out, [t.what for t in tasks], [t.given for t in tasks], key=keys, pure=False
-                )
+            self._outbox.send(self._key)
         except ClosedClientError:
             self._watch.workers()  # says that the scheduler is lost
             raise
 
-    def hand_out(self, part: _Part, form: Form) -> Future:
-        """A part of a large result as a task's own."""
-        result = part.result
-        piece = Piece(self._run, next(self.numbers), result.number, part.path, form)
-        earlier = [] if _ended(result.receipt) else [result.receipt]
-        return self._task("send", piece, earlier, result.address)
+    def hand_out(self, part: Part, form: Form, to: str) -> tuple[Bundle, int]:
+        """A part of a large result as a task's own, for a worker or the client."""
+        made_in = part.result.made_in
+        piece = Piece(self._run, part.result.number, part.path, form)
+        return self._outbox.pieces(made_in, to).add(piece, [], [made_in])
 
-    def _bring(self, futures: list[Future]) -> list[Any]:
-        """The values of futures, straight from the workers."""
-        if not futures:
+    def _bring(self, items: list[tuple[Bundle, int]]) -> list[Any]:
+        """What is at some places of what bundles give, straight from the workers."""
+        if not items:
             return []
         self._send()
-        bring = partial(self._client.gather, futures, direct=True)
-        values: list[Any] = self._watch.result(bring, self.placement.workers)
-        return values
+        bundles = list(dict.fromkeys(bundle for bundle, _ in items))
+        bring = partial(self._client.gather, [bundle.future for bundle in bundles], direct=True)
+        values = dict(zip(bundles, self._watch.result(bring, self.placement.workers)))
+        return [values[bundle][item] for bundle, item in items]
 
-    def result(self, address: str, number: int, receipt: Future | None = None) -> _Result:
+    def result(
+        self, address: str, number: int, receipt: Bundle | None = None, item: int = 0, moved: bool = False
+    ) -> Result:
         """A result that is dropped from its worker when nobody here knows of it any more."""
-        result = _Result(address, number, receipt)
+        result = Result(address, number, receipt, item, moved)
         finalize(result, self._garbage[address].append, (number, result.readers)).atexit = False
         return result
 
@@ -388,93 +417,17 @@ class DaskExecutor:
         numbers = []
         for _ in range(len(garbage)):
             number, readers = garbage.popleft()
-            if all(_ended(reader) for reader in readers):
+            if all(reader.ended for reader in readers):
                 numbers.append(number)
             else:
                 garbage.append((number, readers))
         return tuple(numbers)
 
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
-        _, record = event
-        self.seconds[record["name"]] += record["seconds"]
-        if record["bytes"]:
-            self.received[record["name"]] += record["bytes"]
-
-
-class _Letter:
-    """The arguments of one step on their way to its worker."""
-
-    def __init__(self, executor: DaskExecutor, address: str) -> None:
-        self._executor = executor
-        self._address = address
-        self.given: list[Future] = []
-        self.sent: list[int] = []  # those of them that come from elsewhere
-        self.reads: list[_Result] = []
-        self.copies: list[_Result] = []
-
-    def enclose(self, part: _Part | Future) -> Any:
-        """What stands for a part in the order, and what must come along."""
-        if isinstance(part, Future):
-            return self._sent(part, (), None)
-        result = part.result
-        if result.address == self._address:
-            return self._kept(result, part.path)
-        copy = result.copies.get((self._address, part.path))
-        if isinstance(copy, _Result):
-            return self._kept(copy, ())
-        new = self._executor.result(self._address, next(self._executor.numbers)) if part.shared else None
-        if new is not None:
-            result.copies[self._address, part.path] = new
-            self.copies.append(new)
-        keep_as = None if new is None else new.number
-        if isinstance(copy, _Sum) and keep_as is not None:
-            factor, direction = self._kept(copy.factor, ()), self._kept(copy.direction, ())
-            alpha = self.enclose(copy.alpha) if isinstance(copy.alpha, _Part) else copy.alpha
-            return Moved(factor, direction, alpha, keep_as)
-        if part.told and not has_large(value := _within(result.value, part.path)):
-            return value  # it has been here, so this step depends on none before
-        self.reads.append(result)
-        if self._executor.whole or part.told:
-            return self._sent(result.receipt, part.path, keep_as)
-        form: Form = "as it is" if self._executor.device == "cpu" else "parcel"
-        return self._sent(self._executor.hand_out(part, form), (), keep_as, packed=form == "parcel")
-
-    def _sent(
-        self, future: Future, path: tuple[Key, ...], keep_as: int | None, packed: bool = False
-    ) -> Given:
-        self.sent.append(len(self.given))
-        self.given.append(future)
-        return Given(self.sent[-1], path, keep_as, packed)
-
-    def _kept(self, result: _Result, path: tuple[Key, ...]) -> Kept:
-        self.reads.append(result)
-        if result.receipt is not None and not _ended(result.receipt):
-            self.given.append(result.receipt)
-        return Kept(result.number, path)
-
-
-def _visit(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A value of lists and dicts with every part or future in it changed."""
-    if isinstance(value, _Part | Future):
-        return change(value)
-    if isinstance(value, dict):
-        return {name: _visit(item, change) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_visit(item, change) for item in value]
-    return value
-
-
-def _within(receipt: Any, path: tuple[Key, ...]) -> Any:
-    """What a receipt says about a part of the result."""
-    for key in path:
-        if isinstance(receipt, Large):
-            break
-        receipt = part_of(receipt, (key,))
-    return receipt
-
-
-def _ended(future: Future) -> bool:
-    return future.status != "pending"
+        for record in event[1]["steps"]:
+            self.seconds[record["name"]] += record["seconds"]
+            if record["bytes"]:
+                self.received[record["name"]] += record["bytes"]
 
 
 def _hold(_: Array | None, value: Any, device: Device) -> Any:

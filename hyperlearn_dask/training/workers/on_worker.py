@@ -7,7 +7,6 @@ is large. So nothing large is in the scheduler's books, and what a worker has lo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import threading
 import time
@@ -36,7 +35,15 @@ from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.shards import Shard, on_device
 from hyperlearn_dask.hypergraph.store import read_graph, read_relation
 from hyperlearn_dask.monitor.gauges import count_step
-from hyperlearn_dask.training.executor import Key, Lost, ShardPlace, laplacian_as, move, part_of
+from hyperlearn_dask.training.executor import (
+    Key,
+    Lost,
+    ShardPlace,
+    laplacian_as,
+    move,
+    part_of,
+    together,
+)
 from hyperlearn_dask.training.workers.parcels import pack, unpack
 
 # Arrays up to this size ride in receipts and orders.
@@ -68,6 +75,7 @@ class Given:
     """An argument that comes with the step, from another worker; kept under a number if there is one."""
 
     at: int
+    item: int | None = None  # of what a bundle gives
     path: tuple[Key, ...] = ()
     keep_as: int | None = None
     packed: bool = False  # as a parcel
@@ -84,6 +92,14 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Together:
+    """What the parts of a modality gave: see :func:`..executor.together`."""
+
+    parts: tuple[Any, ...]
+    rows: bool
+
+
+@dataclass(frozen=True)
 class Order:
     """One step, with everything but what comes from other workers."""
 
@@ -96,7 +112,7 @@ class Order:
     load: tuple[Any, ...]  # a function and its arguments, for the step's data
     step: Callable[..., Any]
     args: tuple[Any, ...]
-    sent: tuple[int, ...] = ()  # what of that which comes along comes from elsewhere
+    sent: tuple[tuple[int, int | None], ...] = ()  # all that comes along, as in Given
 
 
 @dataclass(frozen=True)
@@ -104,10 +120,10 @@ class Piece:
     """Part of an earlier result, to be handed out to another worker or the client."""
 
     run: Run
-    number: int
     result: int
     path: tuple[Key, ...]
     form: Form
+    name: str = "send"
 
 
 @dataclass
@@ -152,28 +168,38 @@ def desk_of(worker: Worker) -> _Desk:
     return _desks.setdefault(worker, _Desk())
 
 
-def carry_out(what: Order | Piece, given: list[Any]) -> Any:
-    """The task of every step: what becomes of it for Dask and for whoever depends on it.
+def carry_out(bundle: list[Order | Piece], given: list[list[Any]]) -> list[Any] | None:
+    """The task of a bundle: what becomes of each of its steps for Dask and for whoever depends on it.
 
-    ``given``: what comes from other workers; what is only waited for may follow.
+    ``given``: what comes from other workers, for each; what is only waited for may follow.
     """
     worker = get_worker()
-    desk = desk_of(worker)
-    with contextlib.suppress(_Over):
-        return _carried_out(what, given, worker, desk)
-    return None
+    desk, spent, topic = desk_of(worker), [], ""
+    try:
+        found = []
+        for what, own in zip(bundle, given):
+            if isinstance(what, Piece):
+                found.append(_piece(what, worker, desk))
+                continue
+            result, took = _step(what, own, desk, worker.state.nthreads)
+            topic = what.topic
+            spent.append({"name": what.name, **dataclasses.asdict(took)})
+            count_step(what.name, took.seconds, took.bytes)
+            found.append(result if what.whole else receipt_of(result))
+            del result
+        return found
+    except _Over:
+        return None
+    finally:
+        if spent:
+            worker.log_event(topic, {"steps": spent})
 
 
-def _carried_out(what: Order | Piece, given: list[Any], worker: Worker, desk: _Desk) -> Any:
-    if isinstance(what, Piece):
-        part = part_of(_memory(desk, what.run).get(what.result), what.path)
-        if what.form == "parcel":
-            return pack(part, device_memory=worker.address.startswith("ucx"))
-        return each_array(part, to_host) if what.form == "on the host" else part
-    result, spent = _step(what, given, desk, worker.state.nthreads)
-    worker.log_event(what.topic, {"name": what.name, **dataclasses.asdict(spent)})
-    count_step(what.name, spent.seconds, spent.bytes)
-    return result if what.whole else receipt_of(result)
+def _piece(what: Piece, worker: Worker, desk: _Desk) -> Any:
+    part = part_of(_memory(desk, what.run).get(what.result), what.path)
+    if what.form == "parcel":
+        return pack(part, device_memory=worker.address.startswith("ucx"))
+    return each_array(part, to_host) if what.form == "on the host" else part
 
 
 @dataclass(frozen=True)
@@ -196,7 +222,9 @@ def _step(order: Order, given: list[Any], desk: _Desk, threads: int) -> tuple[An
         memory = _memory(desk, order.run)
         for number in order.drop:
             memory.results.pop(number, None)
-        received = sum(map(size_of, {id(given[at]): given[at] for at in order.sent}.values()))
+        came = {(id(given[at]), item): _item(given[at], item) for at, item in order.sent}
+        received = sum(map(size_of, came.values()))
+        del came
         with memory_in_one_line():
             data = memory.load(*order.load)
             began, cpu_began = time.perf_counter(), time.thread_time()
@@ -258,7 +286,8 @@ def _value(arg: Any, given: list[Any], memory: Memory) -> Any:
     if isinstance(arg, Kept):
         return part_of(memory.get(arg.number), arg.path)
     if isinstance(arg, Given):
-        value = part_of(unpack(given[arg.at]) if arg.packed else given[arg.at], arg.path)
+        value = _item(given[arg.at], arg.item)
+        value = part_of(unpack(value) if arg.packed else value, arg.path)
         if arg.keep_as is not None:
             memory.results[arg.keep_as] = value
         return value
@@ -266,11 +295,18 @@ def _value(arg: Any, given: list[Any], memory: Memory) -> Any:
         start, way, alpha = (_value(part, given, memory) for part in (arg.factor, arg.direction, arg.alpha))
         value = memory.results[arg.keep_as] = move(None, start, way, alpha)
         return value
+    if isinstance(arg, Together):
+        return together([_value(part, given, memory) for part in arg.parts], rows=arg.rows)
     if isinstance(arg, dict):
         return {name: _value(value, given, memory) for name, value in arg.items()}
     if isinstance(arg, list):
         return [_value(value, given, memory) for value in arg]
     return arg
+
+
+def _item(given: Any, item: int | None) -> Any:
+    """What a step is given, out of all that a bundle gave."""
+    return given if item is None else given[item]
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.factorization.problem import TermSettings, build_problem
 from hyperlearn_dask.training.executor import LocalExecutor
 from hyperlearn_dask.training.fit import fit, problem_of
-from hyperlearn_dask.training.placing.arrange import arrange, make_shards
+from hyperlearn_dask.training.placing.arrange import arrange, make_shards, split_rows
 from hyperlearn_dask.training.placing.cost import Counts
 from hyperlearn_dask.training.placing.placement import RowCosts, cut, place, walked_by_owners
 from tests.training.made_up import SIZES, two_relations, two_relations_problem
@@ -199,3 +199,40 @@ def test_an_owner_who_is_not_there_is_a_mistake_at_first_and_replaced_later():
     with pytest.raises(InputError, match=r"placement.owners.c.*no worker is called '2' \(workers: 0, 1\)"):
         arrange(problem, counts, [], workers, gone, names)
     assert arrange(problem, counts, [], workers, gone, names, strict=False).owners["c"] in workers
+
+
+def test_only_what_has_rows_of_its_own_is_owned_in_parts():
+    sizes, relations = {"long": 200_000, "short": 100}, {"r": ("long", "short")}
+    counts = Counts({"r": 1_000_000, "s": 1_000_000})
+    terms = {"r": TermSettings("zero"), "s": TermSettings("zero")}
+
+    def splits(relations=relations, spec=PlacementSpec(), graphs=None, sizes=sizes):  # noqa: B008
+        own = {name: terms[name] for name in relations}
+        problem = build_problem(sizes, relations, own, {"all": 16}, graphs or {}, 1e-2)
+        indptrs = {r: np.linspace(0, 1_000_000, sizes["long"] + 1).astype(int) for r in relations}
+        return split_rows(problem, counts, make_shards(problem, counts, indptrs, spec, 4), spec)
+
+    [(modality, bounds)] = splits().items()
+    assert modality == "long" and len(bounds) == 4
+    assert bounds[0][0] == 0 and bounds[-1][1] == 200_000
+    assert not splits(graphs={"long": 1.0})
+    assert not splits(spec=PlacementSpec(owners={"long": "0"}))
+    assert not splits(spec=PlacementSpec("owner"))
+    assert not splits(relations={"r": ("long", "short"), "s": ("long", "short")})
+    assert not splits(sizes={"long": 1_000, "short": 100})
+    assert set(splits(spec=PlacementSpec(owners={"short": "0"}))) == {"long"}
+
+
+def test_parts_are_owned_where_their_shards_are_and_printed():
+    problem = build_problem({"long": 40, "short": 5}, {"r": ("long", "short")}, {}, {"all": 2}, {}, 1e-2)
+    counts, spec = Counts({"r": 80}), PlacementSpec()
+    shards = make_shards(problem, counts, {"r": np.arange(0, 81, 2)}, spec, 2)
+    splits = {"long": [(0, shards[1].first_row), (shards[1].first_row, 40)]}
+    found = arrange(problem, counts, shards, {"x": {}, "y": {}}, spec, {}, splits=splits)
+    assert [part.owner for part in found.parts["long"]] == [found.holders[shard] for shard in shards]
+    assert found.owners["long"] == found.parts["long"][0].owner
+    assert set(found.places) == {"long-0", "long-1", "short"}
+    assert sum(part.rows for part in found.owned(problem.sizes)) == 45
+    assert f"owns long (rows 0 to {shards[1].first_row})" in found.lines()[0]
+    alone = arrange(problem, counts, shards, {"x": {}}, spec, {}, splits=splits)
+    assert {part.owner for part in alone.parts["long"]} == {"x"}

@@ -48,3 +48,17 @@ def test_the_command_by_sizes(hyperlearn):
     ended = hyperlearn(*sizes, "--nnz", "many")
     assert ended.code == 2 and "'many' is no amount" in ended.err
     assert "goes with --nnz" in hyperlearn(*sizes).err
+
+
+def test_the_rows_of_a_long_modality_stay_where_their_shards_are_unless_its_owner_is_chosen():
+    sizes, row = SIZES | {"a": 500_000}, 8 * 4
+    problem = build_problem(sizes, {"r": ("a", "b", "c")}, {}, {"all": 8}, {}, 1e-2)
+    counts = Counts({"r": 5_000_000}, itemsize=4)
+    in_parts = plan(problem, counts, NOMINAL, 2)
+    assert [w.modalities[0] for w in in_parts.workers] == ["a-0", "a-1"]
+    # A product each way, and the rows of a direction.
+    assert in_parts.exchanged == pytest.approx(2 * (sizes["b"] + sizes["c"]) * row)
+    chosen = plan(problem, counts, NOMINAL, 2, PlacementSpec(owners={"a": "0", "b": "1", "c": "1"}))
+    assert chosen.exchanged > sizes["a"] * row
+    assert chosen.stages["solve"] > 1.9 * in_parts.stages["solve"]
+    assert max(w.memory for w in chosen.workers) > max(w.memory for w in in_parts.workers)

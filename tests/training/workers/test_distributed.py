@@ -1,6 +1,7 @@
 """Training on worker processes gives the factors of training in this process."""
 
 import contextlib
+import itertools
 
 import numba
 import numpy as np
@@ -10,11 +11,13 @@ from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import Setting
-from hyperlearn_dask.training.fit import fit
+from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.placing import arrange as arranging
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
-from tests.training.made_up import SIZES, two_relations, two_relations_problem
+from tests.training.made_up import SETTINGS, SIZES, two_relations, two_relations_problem
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +105,33 @@ def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too(two_workers):
     with pytest.raises(InputError, match="in memory"):
         problem, training = two_relations_problem(two_relations())
         fit(two_relations(), problem, training, client=two_workers)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        TermSettings("zero", 1.0, {"shared": ("a", "b", "c"), "pair": ("a", "b")}),
+        TermSettings("unknown", 1.0, {"shared": ("a", "b", "c"), "pair": ("a", "b"), "bias": ("b",)}),
+        TermSettings("context", 1.0, {"shared": ("a", "b", "c"), "pair": ("a", "b")}, target="c"),
+        TermSettings("context", 1.0, {"shared": ("a", "b", "c"), "pair": ("a", "b")}, target="a"),
+    ],
+    ids=["zero", "unknown", "context", "context of the longest"],
+)
+def test_a_modality_in_parts_gives_the_factors_of_one_process(made, stored, two_workers, monkeypatch):
+    monkeypatch.setattr(arranging, "PART_TASKS", 0)  # however short it is
+    relations = {"made": made, "rated": SETTINGS["rated"]}
+    for changes in ({}, {"schedule": "sequential"}, {"draws": 4, "burn_in": 2, "sweeps": 3}):
+        _, training = two_relations_problem(stored, **{"sweeps": 8} | changes)
+        problem = problem_of(stored, relations, training, {"b": 2.0})
+        told, spec = [], PlacementSpec(shards=3)
+        here = fit(two_relations(), problem, training)
+        there = fit(stored, problem, training, client=two_workers, placement=spec, on_placement=told.append)
+        assert_same_factors(there, here)
+        if training.draws:
+            np.testing.assert_allclose(there.draws["a"], here.draws["a"], atol=1e-5)
+        parts = told[0].parts["a"]
+        assert len(parts) > 1 and set(told[0].parts) == {"a"}
+        assert (parts[0].first, parts[-1].stop) == (0, SIZES["a"])
+        assert all(before.stop == after.first for before, after in itertools.pairwise(parts))
+        held = {p.first_row: h for p, h in told[0].holders.items() if p.relation == "made"}
+        assert made.target == "a" or all(held[part.first] == part.owner for part in parts)
