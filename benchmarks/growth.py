@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,10 @@ def reports(
     parts = {} if memory_limit is None else streams(hypergraph, dtype, memory_limit)
     executor = LocalExecutor(hypergraph, Setting(dtype, {"entries": 0.0}, {}), parts)
     problem = problem_of(hypergraph, next(iter(start.values())).shape[1])
-    for report, _, _ in itertools.islice(sweeps(problem, executor, start, schedule), count):
-        yield report
+    run = sweeps(problem, executor, start, schedule)
+    del start
+    # No point or direction is kept while the next sweep runs.
+    yield from map(itemgetter(0), itertools.islice(run, count))
     executor.close()
 
 
@@ -130,8 +133,9 @@ def _peak_here(path: Path, rank: int) -> Peak:
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the most so far is now what there is
     hypergraph = open_hypergraph(path)
-    start = start_of(hypergraph.relations["entries"].read(), rank, "float32")
-    for _ in reports(hypergraph, start, "parallel", WARM):
+    for _ in reports(
+        hypergraph, start_of(hypergraph.relations["entries"].read(), rank, "float32"), "parallel", WARM
+    ):
         pass
     status = Path("/proc/self/status").read_text()
     most = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))

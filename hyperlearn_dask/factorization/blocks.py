@@ -52,7 +52,10 @@ def assemble(
     grams: Mapping[str, np.ndarray],
     dtype: np.dtype,
 ) -> BlockSystem:
-    """Add up the shards' products and the Grams of the other modalities to the modality's system."""
+    """Add up the shards' products and the Grams of the other modalities to the modality's system.
+
+    The products are given up: the system's right-hand side takes the place of one of them.
+    """
     columns = problem.free_columns(modality)
     place = np.full(problem.rank, -1)
     place[columns] = np.arange(len(columns))
@@ -184,7 +187,7 @@ def descent(
     Returns
     -------
     W (n x f), <G, W>, <G, before>
-        With G = minus the gradient, W solves the block's system with G for c.
+        With G = minus the gradient, W solves the block's system with G for c. It may take the place of c.
     """
     if array_module(block) is np and not system.by_row and (laplacian is None or mu == 0) and block.shape[1]:
         w, q = _spectrum(system)

@@ -78,8 +78,9 @@ def moved(start: Array, step: float, direction: Array) -> Array:
 
 
 def scaled(matrix: Array, number: float) -> Array:
-    """A matrix times a number, in its dtype and in C order."""
+    """A matrix times a number, in its dtype and in C order; in its place where it can be written there."""
     xp = array_module(matrix)
     if xp is np:
-        return dense.scaled(np.ascontiguousarray(matrix), number)
+        there = matrix.flags.c_contiguous and matrix.flags.writeable
+        return dense.scaled(np.ascontiguousarray(matrix), number, matrix if there else None)
     return xp.ascontiguousarray(matrix) * matrix.dtype.type(number)

@@ -334,9 +334,9 @@ def _optimise(
         if state.best:
             its_codes = held(executor, state.best_codes)
             best = Point(held(executor, state.best), {}, go_on(its_codes, features, len(history)))
-    for report, point, course in sweeps(
-        problem, executor, factors, training.schedule, before, done=len(history), encoded=encoded
-    ):
+    run = sweeps(problem, executor, factors, training.schedule, before, done=len(history), encoded=encoded)
+    del factors, before
+    for report, point, course in run:
         if judge is not None:
             report = judge.judged(report, point.factors, history)
         if judge is None or report.best:
@@ -348,6 +348,7 @@ def _optimise(
             return State(tuple(history), *_values(executor, best), done=True)
         safe.offer(partial(_state, executor, history, point, course, best))
         executor.check()
+        del point, course  # the next sweep needs the memory
     raise AssertionError("sweeps come without end")
 
 

@@ -12,6 +12,9 @@ minimiser alpha of F along D, so F never rises:
 
 A modality with an encoder moves its encoder's parameters, and its rows with them.
 
+A sweep is handed the course of the one before, and keeps no part of it longer than it needs: directions are
+as large as factors, and training has little else in memory.
+
 What a sweep decides, how far its direction turns and how long its step is, steps decide where they run.
 So the next sweep can be on its way before anybody has seen this one's objective.
 """
@@ -88,17 +91,21 @@ def sweeps(
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
     squares = sum_of_squares(problem, executor)
     point = replace(point_at(problem, executor, factors), encoded=encoded or {})
+    handed = [] if course is None else [course]
+    del factors, course
     executor.seconds.clear()
     executor.received.clear()
     under_way: deque[tuple[int, Handle, Point, Course]] = deque()
     began = time.perf_counter()
     for latest in itertools.count(done + 1):
         first = latest == 1 and any(joins(term).any() for term in problem.terms.values())
-        course = (propose_sequential if first else propose)(problem, executor, point, course)
+        course = (propose_sequential if first else propose)(problem, executor, point, handed)
         step = along(problem, executor, point, course, squares, f"step-{latest}")
         point = _advance(executor, problem, point, course, step)
         course = replace(course, slopes=[executor.small(executor.pick(step, "slope"), 8)])
         under_way.append((latest, step, point, course))
+        handed.append(course)
+        del course
         while len(under_way) > executor.ahead(latest):
             number, step, there, way = under_way.popleft()
             alpha, parts = executor.gather([executor.pick(step, name) for name in ("alpha", "parts")])
@@ -115,30 +122,37 @@ def sweeps(
             executor.seconds.clear()
             executor.received.clear()
             yield report, there, way
+            del there, way
             # Sweeps under way go on while the caller looks at the report.
             began = now if under_way else time.perf_counter()
 
 
-def propose_parallel(
-    problem: Problem, executor: Executor, point: Point, course: Course | None = None
-) -> Course:
-    """Every block solved from the same point, made conjugate to the direction before."""
-    if course is not None and not course.proposals:
-        course = None  # the first sweep: its direction is no gradient from one point
-    before = {} if course is None else course.proposals
+def propose_parallel(problem: Problem, executor: Executor, point: Point, handed: list[Course]) -> Course:
+    """Every block solved from the same point, made conjugate to the direction before.
+
+    ``handed``: takes the course before, if there is one, out of this list.
+    """
+    proposals_before: dict[str, Handle] = {}
+    ways_before: dict[str, Handle] = {}
+    slope = None
+    course = handed.pop() if handed else None
+    # The first sweep's direction is no gradient from one point.
+    if course is not None and course.proposals:
+        proposals_before = dict(course.proposals)
+        ways_before = {m: course.way(m) for m in point.factors}
+        [slope] = course.slopes
+    del course
     shared = _shared_products(problem, executor, point)
     proposals = {}
     for modality in point.factors:
-        products = shared[modality] + own_products(problem, executor, point, modality, one_pass=False)
-        proposals[modality] = _solve(problem, executor, point, modality, products, before.get(modality))
+        products = shared.pop(modality) + own_products(problem, executor, point, modality, one_pass=False)
+        before = proposals_before.pop(modality, None)
+        proposals[modality] = _solve(problem, executor, point, modality, products, before)
+        del products, before
     slopes = _slopes(executor, proposals, "slope")
-    turn = None
-    if course is not None:
-        [slope] = course.slopes
-        turn = [slopes, _slopes(executor, proposals, "previous_slope"), slope]
+    turn = None if slope is None else [slopes, _slopes(executor, proposals, "previous_slope"), slope]
     ways = {
-        m: _way(problem, executor, point, m, p, turn, None if course is None else course.way(m))
-        for m, p in proposals.items()
+        m: _way(problem, executor, point, m, p, turn, ways_before.pop(m, None)) for m, p in proposals.items()
     }
     return _course(executor, problem, proposals, ways, slopes)
 
@@ -160,10 +174,9 @@ def _course(
     return Course(proposals, directions, moments, slopes, {m: codes[m] for m in problem.encoders})
 
 
-def propose_sequential(
-    problem: Problem, executor: Executor, point: Point, course: Course | None = None
-) -> Course:
-    """One block after the other, each from where the ones before it arrived."""
+def propose_sequential(problem: Problem, executor: Executor, point: Point, handed: list[Course]) -> Course:
+    """One block after the other, each from where the ones before it arrived; the course before is dropped."""
+    handed.clear()
     ways = {}
     for modality in point.factors:
         factor = point.factors[modality]

@@ -27,7 +27,9 @@ def test_the_way_leads_to_the_solution(shape, dtype):
     rng = np.random.default_rng(1)
     right, block, before = (rng.normal(size=shape).astype(dtype) for _ in range(3))
     gram = np.ones((shape[1], shape[1])) + shape[1] * np.eye(shape[1])
-    way, slope, other = dense.way(gram, np.linalg.inv(gram), right, block, before)
+    there = right.copy()
+    way, slope, other = dense.way(gram, np.linalg.inv(gram), there, block, before)
+    assert way is there  # no more memory is taken
     downhill = right.astype(float) - block.astype(float) @ gram
     np.testing.assert_allclose((block + way) @ gram, right, atol=TOLERANCE[dtype] * 1000)
     assert slope == pytest.approx((downhill * way).sum(), rel=TOLERANCE[dtype] * 10)

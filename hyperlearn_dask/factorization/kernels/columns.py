@@ -37,7 +37,7 @@ _I32 = ir.IntType(32)
 WIDTHS = (8, 16, 32)
 
 
-def column_runs(count: int) -> Iterator[tuple[int, int, int]]:
+def column_runs(count: int, widest: int = WIDTHS[-1]) -> Iterator[tuple[int, int, int]]:
     """Runs that cover so many columns: where each begins, the width of its pass, the columns in it.
 
     Passes come in few widths, as each is compiled by itself.
@@ -45,8 +45,8 @@ def column_runs(count: int) -> Iterator[tuple[int, int, int]]:
     >>> list(column_runs(35))
     [(0, 32, 32), (32, 8, 3)]
     """
-    for column in range(0, count, WIDTHS[-1]):
-        own = min(count - column, WIDTHS[-1])
+    for column in range(0, count, widest):
+        own = min(count - column, widest)
         yield column, next(width for width in WIDTHS if width >= own), own
 
 

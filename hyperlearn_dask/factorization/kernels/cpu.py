@@ -19,6 +19,9 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 Matrices = tuple[np.ndarray, ...]
 
+# Bytes of the widest columns of a pass over entries: wider ones, several at a time, do not fit in registers.
+WIDEST = 128
+
 
 def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> dict[int, np.ndarray]:
     """Matricised tensor times Khatri-Rao product, for several modes in one pass over the entries.
@@ -50,7 +53,7 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
     out = arrays.empty((tensor.shape[sort], rank), dtype) if sort in modes else None
     edges = arrays.zeros((threads, rank), dtype)
     owns = tuple(arrays.zeros((threads, tensor.shape[m], rank), dtype) for m in wanted)
-    for column, width, count in column_runs(rank):
+    for column, width, count in column_runs(rank, WIDEST // dtype.itemsize):
         passes.mttkrp_pass(width, width == count)(
             tensor.row_starts,
             _take(tensor.coords, others),
@@ -175,7 +178,7 @@ def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) 
     matrices, directions = (tuple(arrays.aligned(m) for m in of) for of in (matrices, directions))
     cuts, rows = _runs(tensor)
     line = np.zeros(tensor.order + 1)
-    for column, width, count in column_runs(matrices[0].shape[1]):
+    for column, width, count in column_runs(matrices[0].shape[1], WIDEST // matrices[0].dtype.itemsize):
         totals = np.zeros((len(cuts) - 1, tensor.order + 1, width))
         passes.inner_line_pass(width, width == count)(
             tensor.row_starts,

@@ -1,8 +1,8 @@
 """Dense passes over tall factor matrices: each reads and writes every row once, on all threads.
 
 A factor has few columns and many rows, so what its algebra costs is memory traffic: the passes fuse
-what a library of matrix products would do in several. Products with small matrices take
-:data:`TOGETHER` rows at a time, whose sums stay in registers.
+what a library of matrix products would do in several. Sums stay in registers: there is room for
+:data:`TOGETHER` of a cache line's numbers, and what they are added up from.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from numba.extending import overload
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, store
 
-# Rows whose products share the loads of the small matrix.
+# Sums formed at once: of rows that share the loads of a small matrix, or of numbers that share a row's.
 TOGETHER = 4
-# Rows added up in the matrices' own precision before they go to float64.
-TILE = 256
+# Bytes of the rows that are added up in a matrix's own precision before they go to float64: they stay in the
+# first cache.
+TILE = 8192
 
 
 def grams(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -28,12 +29,16 @@ def grams(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> list[tuple[np.nda
 
     One pass over the rows for all of them: a matrix in several pairs is read once.
     """
-    rank = pairs[0][0].shape[1]
-    width, full = _width(rank)
+    rank, dtype = pairs[0][0].shape[1], pairs[0][0].dtype
+    width, full = _width(rank, dtype)
     total = np.zeros((numba.get_num_threads(), len(pairs), rank + 1, -(-rank // width) * width))
+    same = np.array([left is right for left, right in pairs])
     lefts, rights = (tuple(np.ascontiguousarray(side) for side in sides) for sides in zip(*pairs))
-    _gram_pass(width, full)(lefts, rights, total)
-    return [(sums[:rank, :rank], sums[rank, :rank]) for sums in total.sum(axis=0)]
+    _gram_pass(width, full)(lefts, rights, same, total, max(1, TILE // max(1, rank * dtype.itemsize)))
+    products, ones = np.split(total.sum(axis=0)[:, :, :rank], [rank], axis=1)
+    # of a matrix with itself only the upper half was formed
+    products[same] = np.triu(products[same]) + np.triu(products[same], 1).transpose(0, 2, 1)
+    return [(product, one[0]) for product, one in zip(products, ones)]
 
 
 def way(
@@ -46,26 +51,25 @@ def way(
     gram, inverse
         H and H^-1 (R x R), symmetric.
     right, block, before
-        C, A and another matrix B (n x R), of one dtype; B may be None.
+        C, A and another matrix B (n x R), of one dtype; C in C order; B may be None.
 
     Returns
     -------
     W (n x R), <G, W>, <G, B>
+        W takes the place of C.
     """
     dtype, rank = block.dtype, block.shape[1]
-    found = arrays.empty(right.shape, right.dtype)
     inner = np.zeros((numba.get_num_threads(), 2))
-    _way_pass(*_width(rank))(
+    _way_pass(*_width(rank, dtype))(
         -gram.astype(dtype),
         inverse.astype(dtype),
         right,
         np.ascontiguousarray(block),
         None if before is None else np.ascontiguousarray(before),
-        found,
         inner,
     )
     slope, other = inner.sum(axis=0)
-    return found, float(slope), float(other)
+    return right, float(slope), float(other)
 
 
 def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
@@ -75,9 +79,9 @@ def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
     return found
 
 
-def scaled(matrix: np.ndarray, number: float) -> np.ndarray:
-    """A matrix times a number, in its dtype."""
-    found = arrays.empty(matrix.shape, matrix.dtype)
+def scaled(matrix: np.ndarray, number: float, out: np.ndarray | None = None) -> np.ndarray:
+    """A matrix times a number, in its dtype; ``out``: where to, the matrix itself maybe."""
+    found = arrays.empty(matrix.shape, matrix.dtype) if out is None else out
     _scale(matrix.reshape(-1), matrix.dtype.type(number), found.reshape(-1))
     return found
 
@@ -94,9 +98,9 @@ def _move(start, step, direction, found):  # type: ignore[no-untyped-def]
         found[at] = start[at] + step * direction[at]
 
 
-def _width(rank: int) -> tuple[int, bool]:
-    """The width of the columns to compile for, and whether the rank is a multiple of it."""
-    width = 8 if rank <= 8 else 16 if rank <= 16 else 32
+def _width(rank: int, dtype: np.dtype) -> tuple[int, bool]:
+    """The width of the columns to compile for, a cache line's, and whether the rank is a multiple of it."""
+    width = arrays.LINE // dtype.itemsize
     return width, rank % width == 0
 
 
@@ -105,20 +109,21 @@ def _gram_pass(width: int, full: bool) -> Callable[..., None]:
     is_full = int(full)
 
     @numba.njit(parallel=True, cache=True)
-    def run(lefts, rights, totals):  # type: ignore[no-untyped-def]
+    def run(lefts, rights, same, totals, rows):  # type: ignore[no-untyped-def]
         n, rank = lefts[0].shape
         threads = len(totals)
         for thread in numba.prange(threads):
             none = no_columns(lefts[0], width, is_full)
-            for tile in range(n * thread // threads, n * (thread + 1) // threads, TILE):
-                last = min(tile + TILE, n * (thread + 1) // threads)
+            own = np.zeros((len(lefts), -(-rank // width), rank + 1, width))
+            for tile in range(n * thread // threads, n * (thread + 1) // threads, rows):
+                last = min(tile + rows, n * (thread + 1) // threads)
                 for pair in range(len(lefts)):
                     left, right = lefts[pair], rights[pair]
                     for column in range(0, rank, width):
                         count = rank - column
-                        wide = totals[thread, pair, :, column : column + width].copy()
-                        for k in range(0, rank, 8):
-                            sums = (none, none, none, none, none, none, none, none)
+                        wide = own[pair, column // width]
+                        for k in range(0, min(rank, column + width) if same[pair] else rank, TOGETHER):
+                            sums = (none, none, none, none)
                             for i in range(tile, last):
                                 sums = _add_products(sums, left, i, k, load(right, i, column, none, count))
                             _add_all(wide, k, rank, sums)
@@ -126,7 +131,9 @@ def _gram_pass(width: int, full: bool) -> Callable[..., None]:
                         for i in range(tile, last):
                             ones = ones + load(right, i, column, none, count)
                         add_to(wide, rank, ones)
-                        totals[thread, pair, :, column : column + width] = wide
+            for pair in range(len(lefts)):
+                for column in range(0, rank, width):
+                    totals[thread, pair, :, column : column + width] = own[pair, column // width]
 
     return run
 
@@ -136,7 +143,7 @@ def _way_pass(width: int, full: bool) -> Callable[..., None]:
     is_full = int(full)
 
     @numba.njit(parallel=True, cache=True)
-    def run(minus_gram, inverse, right, block, before, found, inner):  # type: ignore[no-untyped-def]
+    def run(minus_gram, inverse, right, block, before, inner):  # type: ignore[no-untyped-def]
         n, rank = block.shape
         threads = len(inner)
         for thread in numba.prange(threads):
@@ -167,7 +174,7 @@ def _way_pass(width: int, full: bool) -> Callable[..., None]:
                     for j in range(rows):
                         own = load(downhill, j, column, none, count)
                         step = _item(w, j, none)
-                        store(found, i + j, column, step, count)
+                        store(right, i + j, column, step, count)
                         add_to(sums, 0, own * step)
                         if before is not None:
                             add_to(sums, 1, own * load(before, i + j, column, none, count))
