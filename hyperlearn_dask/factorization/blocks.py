@@ -25,7 +25,7 @@ from hyperlearn_dask.factorization import kernels, row_systems
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
 from hyperlearn_dask.factorization.grams import inner, scaled, term_gram
 from hyperlearn_dask.factorization.kernels import arrays, dense
-from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form
+from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, invert_rows, times_rows
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.factorization.shards import Product
 
@@ -274,7 +274,10 @@ def _solve_by_row(
     if laplacian is None:
         return kernels.solve_rows(h, system.right)
     diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
-    inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
+    if xp is np:
+        inverse = invert_rows(h, diagonal)
+    else:
+        inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
     return conjugate_gradients(
         lambda y: _times(h, y) + mu * graph_product(laplacian, y),
         system.right,
@@ -284,6 +287,8 @@ def _solve_by_row(
     )
 
 
-def _times(matrices: Array, rows: Array) -> Array:
+def _times(matrices: Array, vectors: Array) -> Array:
     """Row i times matrix i: (n x f x f), (n x f) -> (n x f)."""
-    return array_module(rows).matmul(matrices, rows[:, :, None])[:, :, 0]
+    if array_module(vectors) is np:
+        return times_rows(matrices, vectors)
+    return array_module(vectors).matmul(matrices, vectors[:, :, None])[:, :, 0]

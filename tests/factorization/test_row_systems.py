@@ -139,6 +139,20 @@ def test_a_system_in_parts_descends_like_the_one_formed(graph):
     assert got[1:] == pytest.approx(expected[1:])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_matrices_of_rows_are_inverted_and_multiplied(dtype):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20, 9, 7))
+    matrices, shift = np.einsum("nea,neb->nab", z, z).astype(dtype), rng.random(20).astype(dtype)
+    shifted = matrices.astype(float) + shift[:, None, None] * np.eye(7)
+    inverse = rows.invert_rows(matrices, shift)
+    tolerance = 1e-3 if dtype == "float32" else 1e-9
+    np.testing.assert_allclose(inverse @ shifted, np.tile(np.eye(7), (20, 1, 1)), atol=tolerance)
+    vectors = rng.normal(size=(20, 7)).astype(dtype)
+    expected = np.einsum("nab,nb->na", inverse, vectors)
+    np.testing.assert_allclose(rows.times_rows(inverse, vectors), expected, atol=tolerance)
+
+
 LOSSES = {
     "context": {"absent": "context", "target": "c", "absent_weight": 0.3},
     "unknown": {"absent": "unknown"},

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 from numba.extending import overload
 
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import load, no_columns, store
 from hyperlearn_dask.factorization.kernels.dense import _add_products
 
@@ -175,6 +176,20 @@ def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
             own, nothing, eps, solution[some], right[some].copy(), solution[some]
         )
     return solution
+
+
+def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """H_i y_i for every row: (n x f x f), (n x f) -> (n x f)."""
+    found = np.empty_like(vectors)
+    _times_rows(matrices, np.ascontiguousarray(vectors), found)
+    return found
+
+
+def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
+    found = arrays.empty(matrices.shape, matrices.dtype)
+    _invert_rows(matrices, shift, found)
+    return found
 
 
 def _laid_out(part: Part, high: int, wide: int, dtype: np.dtype) -> tuple[Any, ...]:
@@ -339,6 +354,37 @@ def _correct(z, q, starts, most, y):  # type: ignore[no-untyped-def]
             qa = q[starts[i] + a]
             for c in range(columns):
                 y[i, c] -= u[a] * qa[c]
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _times_rows(matrices, vectors, found):  # type: ignore[no-untyped-def]
+    for i in numba.prange(len(found)):
+        for a in range(found.shape[1]):
+            total = matrices.dtype.type(0)
+            for b in range(found.shape[1]):
+                total += matrices[i, a, b] * vectors[i, b]
+            found[i, a] = total
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _invert_rows(matrices, shift, found):  # type: ignore[no-untyped-def]
+    columns = matrices.shape[1]
+    for i in numba.prange(len(found)):
+        own = found[i]
+        own[:] = matrices[i]
+        for a in range(columns):
+            own[a, a] += shift[i]
+        for k in range(columns):
+            pivot = 1 / own[k, k]
+            own[k, k] = 1
+            for b in range(columns):
+                own[k, b] *= pivot
+            for a in range(columns):
+                if a != k:
+                    times = own[a, k]
+                    own[a, k] = 0
+                    for b in range(columns):
+                        own[a, b] -= times * own[k, b]
 
 
 @numba.njit(parallel=True, cache=True)
