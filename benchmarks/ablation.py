@@ -15,7 +15,7 @@ import click
 
 from benchmarks.accuracy import SETTINGS, our_rows, prepare
 from benchmarks.output import Row, report
-from hyperlearn_dask.config import Dataset
+from hyperlearn_dask.config import Dataset, EncoderSpec, ModalitySpec
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
 WHOLE = {"movielens-100k": ("dataset", "features"), "lastfm": ("evidence",), "tate": ("evidence",)}
@@ -52,6 +52,9 @@ def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Da
     if hypergraph.graphs:
         modalities = {m: replace(spec, graph=None) for m, spec in dataset.modalities.items()}
         yield "without graphs", replace(dataset, modalities=modalities), replace(hypergraph, graphs={})
+        if not dataset.encoders:
+            encoded = {m: _encoded(s) if m in hypergraph.graphs else s for m, s in dataset.modalities.items()}
+            yield "learned convolution for graphs", replace(dataset, modalities=encoded), hypergraph
     if dataset.encoders:
         modalities = {m: replace(spec, encoder=None) for m, spec in dataset.modalities.items()}
         yield "without features", replace(dataset, modalities=modalities), hypergraph
@@ -85,6 +88,12 @@ def variants(dataset: Dataset, hypergraph: Hypergraph) -> Iterator[tuple[str, Da
         yield "without local evidence", replace(dataset, relations=factors), hypergraph
         nothing = replace(training, ridge=NO_FACTORS)
         yield "local evidence alone", replace(dataset, training=nothing), hypergraph
+
+
+def _encoded(spec: ModalitySpec) -> ModalitySpec:
+    """A modality whose graph is in its encoder, of the usual settings, and no longer in F."""
+    assert spec.graph is not None
+    return replace(spec, graph=replace(spec.graph, weight=0.0), encoder=EncoderSpec(on="free"))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class HyperLearn:
         Settings per modality whose rows a learned graph convolution makes, by name: a mapping with any of
         ``on`` ("features", "free"), ``degree``, ``decay`` and ``own``, see
         :class:`hyperlearn_dask.config.EncoderSpec`. The features are the hypergraph's.
-    ridge, schedule, sweeps, tolerance, validation, held_out, patience, start, seed, dtype, draws, burn_in
+    ridge, schedule, sweeps, tolerance, validation, held_out, patience, start, seed, dtype, draws, burn_in,
+    hyperparameters
         See :class:`hyperlearn_dask.config.TrainingSpec`.
     device
         ``cuda``: training keeps its data and factors on the GPU, or on each worker's; needs CuPy.
@@ -99,6 +100,7 @@ class HyperLearn:
         dtype: Literal["float32", "float64"] = "float64",
         draws: int = 0,
         burn_in: int = 20,
+        hyperparameters: Literal["fixed", "sampled"] = "fixed",
         device: Literal["cpu", "cuda"] = "cpu",
         placement: Mapping[str, Any] | None = None,
         memory_limit: str | None = None,
@@ -122,6 +124,7 @@ class HyperLearn:
             "dtype": dtype,
             "draws": draws,
             "burn_in": burn_in,
+            "hyperparameters": hyperparameters,
             "device": device,
             "placement": placement,
             "memory_limit": memory_limit,

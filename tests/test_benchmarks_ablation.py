@@ -20,9 +20,12 @@ def test_each_variant_lacks_its_part(
     problems: dict[str, Problem] = {}
     for title, changed, without in variants(dataset, hypergraph):
         weights = {m: s.graph.weight for m, s in changed.modalities.items() if s.graph is not None}
-        problems[title] = problem_of(without, changed.relations, changed.training, weights)
+        problems[title] = problem_of(without, changed.relations, changed.training, weights, changed.encoders)
     whole = problems.pop("whole")
     assert whole.graph_weights and not problems["without graphs"].graph_weights
+    learned = problems["learned convolution for graphs"]
+    assert learned.encoders.keys() == whole.graph_weights.keys()
+    assert not any(learned.graph_weights.values())
     assert {t.absent for t in whole.terms.values()} == {"unknown", "context"}
     assert {t.absent for t in problems["without context"].terms.values()} == {"unknown", "zero"}
     alone = [p.terms.keys() for title, p in problems.items() if "coupling" in title]

@@ -21,10 +21,11 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from hyperlearn_dask.backend import Array, array_module, beside
-from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization import kernels, row_systems
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
 from hyperlearn_dask.factorization.grams import inner, scaled, term_gram
-from hyperlearn_dask.factorization.kernels import dense
+from hyperlearn_dask.factorization.kernels import arrays, dense
+from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, invert_rows, times_rows
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.factorization.shards import Product
 
@@ -33,15 +34,25 @@ from hyperlearn_dask.factorization.shards import Product
 class BlockSystem:
     """H_i a_i + mu (L A)_i = c_i: ``gram`` is H (f x f) if all rows share it, else the H_i (n x f x f).
 
-    ``right``: the c_i, (n x f).
+    ``right``: the c_i, (n x f); ``parts``: what is still to be added to H to have the H_i.
     """
 
     gram: Array
     right: Array
+    parts: tuple[Part, ...] = ()
 
     @property
     def by_row(self) -> bool:
         return bool(self.gram.ndim == 3)
+
+    def formed(self) -> BlockSystem:
+        """The same without parts."""
+        if not self.parts:
+            return self
+        rows, columns = self.right.shape
+        gram = arrays.empty((rows, columns, columns), self.right.dtype)
+        form(self.parts, self.gram, gram)
+        return BlockSystem(_regular(gram, gram.dtype), self.right)
 
 
 def assemble(
@@ -63,6 +74,7 @@ def assemble(
     gram = problem.ridge_of(modality) * np.eye(len(columns))
     parts: list[tuple[tuple[Any, Any], float, Array]] = []  # of the right-hand sides: where, and scale * what
     row_grams = None
+    own: list[Part] = []
     for term in problem.terms_of(modality):
         free = term.free(term.mode(modality))
         to = place[term.columns[free]]
@@ -81,14 +93,19 @@ def assemble(
                 parts.append(((span, run), scale, product.right))
             if product.common is not None:
                 gram[np.ix_(to, to)] += scale * product.common
-            if product.gram is not None:
+            if isinstance(product.gram, RowGrams):
+                own.append(Part(product.gram, product.first_row, scale, to))
+            elif product.gram is not None:
                 if row_grams is None:
                     row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
                 _add_scaled(row_grams[span], to, scale, product.gram)
     right = _sum(parts, (rows, len(columns)), dtype, xp)
     if row_grams is None:
-        return BlockSystem(_regular(gram, dtype), right)
+        return BlockSystem(gram, right, tuple(own)) if own else BlockSystem(_regular(gram, dtype), right)
     row_grams += xp.asarray(gram, dtype=dtype)
+    for part in own:
+        span = slice(part.first_row, part.first_row + len(part.grams))
+        _add_scaled(row_grams[span], part.columns, part.scale, part.grams.formed())
     return BlockSystem(_regular(row_grams, dtype), right)
 
 
@@ -122,9 +139,12 @@ def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> 
 def _regular(gram: Array, dtype: np.dtype) -> Array:
     """H, or the H_i, with a ridge of the size of its rounding errors: no block is singular."""
     width = gram.shape[-1]
+    if not gram.size:
+        return gram
     diagonal = beside(np.arange(width), gram)
-    most = float(gram[..., diagonal, diagonal].max()) if gram.size else 0.0
-    gram[..., diagonal, diagonal] += width * np.finfo(dtype).eps * max(most, np.finfo(np.float32).tiny)
+    most = gram[..., diagonal, diagonal].max(axis=-1, keepdims=True)
+    most[most <= 0] = 1  # nothing is known of the row, and any ridge will do
+    gram[..., diagonal, diagonal] += gram.dtype.type(width * np.finfo(dtype).eps) * most
     return gram
 
 
@@ -163,6 +183,7 @@ def solve_block(
         laplacian = None
     if not start.shape[1]:  # no relation couples the modality
         return start
+    system = system.formed()
     solve = _solve_by_row if system.by_row else _solve_common
     return solve(system, laplacian, mu, start, tolerance)
 
@@ -189,9 +210,14 @@ def descent(
     W (n x f), <G, W>, <G, before>
         With G = minus the gradient, W solves the block's system with G for c. It may take the place of c.
     """
-    if array_module(block) is np and not system.by_row and (laplacian is None or mu == 0) and block.shape[1]:
+    shared = not system.by_row and not system.parts
+    if array_module(block) is np and shared and (laplacian is None or mu == 0) and block.shape[1]:
         w, q = _spectrum(system)
         return dense.way(system.gram, (q / w) @ q.T, system.right, block, before)
+    if system.parts and (laplacian is None or mu == 0):
+        downhill, way = row_systems.way(system.gram, system.parts, system.right, block)
+        return way, inner(downhill, way), 0.0 if before is None else inner(downhill, before)
+    system = system.formed()
     downhill = residual(system, laplacian, mu, block)
     way = solve_block(BlockSystem(system.gram, downhill), laplacian, mu, np.zeros_like(downhill), tolerance)
     return way, inner(downhill, way), 0.0 if before is None else inner(downhill, before)
@@ -248,7 +274,10 @@ def _solve_by_row(
     if laplacian is None:
         return kernels.solve_rows(h, system.right)
     diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
-    inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
+    if xp is np:
+        inverse = invert_rows(h, diagonal)
+    else:
+        inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
     return conjugate_gradients(
         lambda y: _times(h, y) + mu * graph_product(laplacian, y),
         system.right,
@@ -258,6 +287,8 @@ def _solve_by_row(
     )
 
 
-def _times(matrices: Array, rows: Array) -> Array:
+def _times(matrices: Array, vectors: Array) -> Array:
     """Row i times matrix i: (n x f x f), (n x f) -> (n x f)."""
-    return array_module(rows).matmul(matrices, rows[:, :, None])[:, :, 0]
+    if array_module(vectors) is np:
+        return times_rows(matrices, vectors)
+    return array_module(vectors).matmul(matrices, vectors[:, :, None])[:, :, 0]

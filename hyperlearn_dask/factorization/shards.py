@@ -18,6 +18,7 @@ import numpy as np
 from hyperlearn_dask.backend import Array, Device, array_module, beside, to_device, to_host
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.grams import term_gram
+from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -27,15 +28,15 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 class Product:
     """What one shard contributes to one modality's block: rows ``first_row`` and on.
 
-    ``right``: (rows x f) of c_i; ``gram``: (rows x f x f) of H_i; ``common``: (f x f) of the H that
-    all rows share. All over the term's free columns of the modality, without the term's weight, and
-    None where the shard has nothing to say.
+    ``right``: (rows x f) of c_i; ``gram``: (rows x f x f) of H_i, or what they are made from; ``common``:
+    (f x f) of the H that all rows share. All over the term's free columns of the modality, without the
+    term's weight, and None where the shard has nothing to say.
     """
 
     term: str
     first_row: int = 0
     right: Array | None = None
-    gram: Array | None = None
+    gram: Array | RowGrams | None = None
     common: np.ndarray | None = None
 
     def __getitem__(self, rows: slice) -> Product:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, Shard
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -66,9 +67,11 @@ class StreamedShard:
 
 def _added(total: Product | None, more: Product, rows: int) -> Product:
     """A sum over all rows of a modality; its arrays are ours and added to in place."""
+    gram = more.gram.formed() if isinstance(more.gram, RowGrams) else more.gram
     if total is None:
-        total = Product(more.term, 0, _zeros(more.right, rows), _zeros(more.gram, rows))
-    for sums, part in ((total.right, more.right), (total.gram, more.gram)):
+        total = Product(more.term, 0, _zeros(more.right, rows), _zeros(gram, rows))
+    sums_of: list[tuple[Any, Any]] = [(total.right, more.right), (total.gram, gram)]
+    for sums, part in sums_of:
         if sums is not None and part is not None:
             sums[more.first_row : more.first_row + len(part)] += part
     common = more.common if total.common is None else total.common + more.common

@@ -197,7 +197,8 @@ def _draw(
     block = take_columns(factor, free)
     own = block if code is None else code
     ridges = prior.draw_ridges(own, rng)
-    system = assemble(replace(problem, ridge=0.0), modality, len(factor), products, grams, factor.dtype)
+    ridgeless = replace(problem, ridge=0.0)
+    system = assemble(ridgeless, modality, len(factor), products, grams, factor.dtype).formed()
     mu = problem.graph_weights.get(modality, 0.0)
     block, own = draw_code(prior, system, laplacian, mu, block, own, ridges, rng)
     drawn = factor.copy()

@@ -103,7 +103,7 @@ def proposal_of(
         return Proposal(
             *encoders.descent(
                 Encoder(problem.encoders[modality], laplacian, **encoded),
-                system,
+                system.formed(),
                 mu,
                 problem.ridge,
                 take_columns(factor, free),

@@ -14,13 +14,26 @@ import numpy as np
 
 from hyperlearn_dask.factorization.kernels import arrays, passes
 from hyperlearn_dask.factorization.kernels.columns import column_runs
+from hyperlearn_dask.factorization.kernels.rows import RowGrams, solve_rows
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 Matrices = tuple[np.ndarray, ...]
 
+__all__ = [
+    "context_equations",
+    "group_by_row",
+    "limit_threads",
+    "line",
+    "mttkrp",
+    "normal_equations",
+    "solve_rows",
+]
+
 # Bytes of the widest columns of a pass over entries: wider ones, several at a time, do not fit in registers.
 WIDEST = 128
+# Bytes of row-wise matrices that are formed at once; larger ones are when they are used.
+FORMED_AT_ONCE = 1 << 24
 
 
 def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> dict[int, np.ndarray]:
@@ -88,7 +101,7 @@ def normal_equations(
     weight: float,
     entries: np.ndarray,
     starts: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | RowGrams, np.ndarray]:
     """Row-wise normal equations of one mode over the observed entries.
 
     With z the product of the other modes' rows, split into the mode's ``free`` and ``fixed`` columns:
@@ -103,16 +116,13 @@ def normal_equations(
     Returns
     -------
     H (n_m x f x f), c (n_m x f)
-        In the dtype of the matrices.
+        In the dtype of the matrices. H as what it is made from where it would be large.
     """
     coords, values = _kernel_input(tensor, matrices)
-    rows, width = len(starts) - 1, len(free)
-    gram = np.empty((rows, width, width), dtype=matrices[0].dtype)
-    right = np.zeros((rows, width), dtype=matrices[0].dtype)
+    right = np.zeros((len(starts) - 1, len(free)), dtype=matrices[0].dtype)
     v = values.dtype.type(weight)
-    bounds = _row_bounds(starts)
-    _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, gram, right)
-    return gram, right
+    _entry_rights(coords, values, matrices, mode, free, fixed, v, entries, starts, _row_bounds(starts), right)
+    return _grams(coords, matrices, mode, free, float(weight), entries, starts), right
 
 
 def context_equations(
@@ -124,7 +134,7 @@ def context_equations(
     target_gram: np.ndarray,
     entries: np.ndarray,
     starts: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | RowGrams, np.ndarray]:
     """Row-wise normal equations of one mode over all targets of the contexts.
 
     With w the product of the other context modes' rows, M_i = sum w w' over the contexts of row i and
@@ -133,26 +143,29 @@ def context_equations(
     Returns
     -------
     H (n_m x f x f), c (n_m x f)
-        In the dtype of the matrices.
+        In the dtype of the matrices. H as what it is made from where it would be large.
     """
     coords, _ = _kernel_input(contexts, matrices)
-    rows, width, dtype = len(starts) - 1, len(free), matrices[0].dtype
-    gram = np.empty((rows, width, width), dtype=dtype)
-    right = np.empty((rows, width), dtype=dtype)
-    whole = np.ascontiguousarray(target_gram, dtype=dtype)
-    bounds = _row_bounds(starts)
-    _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, bounds, gram, right)
-    return gram, right
+    right = np.zeros((len(starts) - 1, len(free)), dtype=matrices[0].dtype)
+    weights = np.ascontiguousarray(target_gram[np.ix_(free, free)], dtype=right.dtype)
+    known = np.ascontiguousarray(target_gram[np.ix_(fixed, free)], dtype=right.dtype)
+    _context_rights(coords, matrices, mode, free, fixed, known, entries, starts, _row_bounds(starts), right)
+    return _grams(coords, matrices, mode, free, weights, entries, starts), right
 
 
-def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve H_i y_i = c_i for every row: (n x f x f) symmetric positive, (n x f) -> (n x f).
-
-    By Cholesky, so the matrices must not be singular to rounding.
-    """
-    solution = np.empty_like(right)
-    _solve_rows(matrices, right, np.finfo(right.dtype).eps, solution)
-    return solution
+def _grams(
+    coords: tuple[np.ndarray, ...],
+    matrices: Matrices,
+    mode: int,
+    free: np.ndarray,
+    weights: np.ndarray | float,
+    entries: np.ndarray,
+    starts: np.ndarray,
+) -> np.ndarray | RowGrams:
+    others = [m for m in range(len(matrices)) if m != mode]
+    of_others = tuple(np.ascontiguousarray(matrices[m][:, free]) for m in others)
+    grams = RowGrams(_take(coords, others), of_others, weights, entries, starts)
+    return grams.formed() if grams.formed_bytes <= max(FORMED_AT_ONCE, grams.nbytes) else grams
 
 
 def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight: float) -> np.ndarray:
@@ -248,16 +261,12 @@ def _add_up(private):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, gram, right):  # type: ignore[no-untyped-def]
+def _entry_rights(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
-    width = len(free)
     for block in numba.prange(len(bounds) - 1):
         z = np.empty(rank, dtype=values.dtype)
-        own = np.empty(width, dtype=values.dtype)
-        total = np.empty((width, width), dtype=values.dtype)
         for i in range(bounds[block], bounds[block + 1]):
-            total[:] = 0
             for position in range(starts[i], starts[i + 1]):
                 e = entries[position]
                 z[:] = 1
@@ -269,28 +278,18 @@ def _normal_equations(coords, values, matrices, mode, free, fixed, v, entries, s
                 x = values[e]
                 for r in fixed:
                     x -= v * z[r]
-                for a in range(width):
-                    own[a] = z[free[a]]
-                for a in range(width):
-                    right[i, a] += own[a] * x
-                    scaled = v * own[a]
-                    for b in range(a + 1):
-                        total[a, b] += scaled * own[b]
-            for a in range(width):
-                for b in range(a + 1):
-                    gram[i, a, b] = total[a, b]
-                    gram[i, b, a] = total[a, b]
+                for a in range(len(free)):
+                    right[i, a] += x * z[free[a]]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _context_equations(coords, matrices, mode, free, fixed, whole, entries, starts, bounds, gram, right):  # type: ignore[no-untyped-def]
+def _context_rights(coords, matrices, mode, free, fixed, known, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
     for block in numba.prange(len(bounds) - 1):
-        w = np.empty(rank, dtype=whole.dtype)
-        moment = np.empty((rank, rank), dtype=whole.dtype)
+        w = np.empty(rank, dtype=known.dtype)
+        total = np.empty(len(free), dtype=known.dtype)
         for i in range(bounds[block], bounds[block + 1]):
-            moment[:] = 0
             for position in range(starts[i], starts[i + 1]):
                 e = entries[position]
                 w[:] = 1
@@ -299,49 +298,13 @@ def _context_equations(coords, matrices, mode, free, fixed, whole, entries, star
                         row = matrices[m][coords[m][e]]
                         for r in range(rank):
                             w[r] *= row[r]
-                for a in range(rank):
-                    wa = w[a]
-                    for b in range(a + 1):
-                        moment[a, b] += wa * w[b]
-            for a in range(rank):
-                for b in range(a + 1):
-                    moment[a, b] *= whole[a, b]
-                    moment[b, a] = moment[a, b]
-            for a in range(len(free)):
-                for b in range(len(free)):
-                    gram[i, a, b] = moment[free[a], free[b]]
-                right[i, a] = 0
-                for r in fixed:
-                    right[i, a] -= moment[free[a], r]
-
-
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _solve_rows(matrices, right, eps, solution):  # type: ignore[no-untyped-def]
-    width = right.shape[1]
-    for i in numba.prange(len(right)):
-        root = matrices[i].copy()
-        y = right[i].copy()
-        # H = L L', row by row of L (the lower half of root, with the inverse of its diagonal)
-        for a in range(width):
-            for b in range(a):
-                total = root[a, b]
-                for k in range(b):
-                    total -= root[a, k] * root[b, k]
-                root[a, b] = total * root[b, b]
-            pivot = root[a, a]
-            for k in range(a):
-                pivot -= root[a, k] * root[a, k]
-            root[a, a] = 1 / np.sqrt(max(pivot, eps * matrices[i, a, a]))
-            for k in range(a):
-                y[a] -= root[a, k] * y[k]
-            y[a] *= root[a, a]
-        for a in range(width - 1, -1, -1):
-            y[a] *= root[a, a]
-            for k in range(a):
-                y[k] -= root[a, k] * y[a]
-        # One by one: for whole rows Numba would compile the message of a shape that does not fit, 5 s of 8.
-        for a in range(width):
-            solution[i, a] = y[a]
+                total[:] = 0
+                for r in range(len(fixed)):
+                    wr = w[fixed[r]]
+                    for a in range(len(free)):
+                        total[a] += wr * known[r, a]
+                for a in range(len(free)):
+                    right[i, a] -= w[free[a]] * total[a]
 
 
 @numba.njit(inline="always")

@@ -19,7 +19,8 @@ direction   3 n R^2 multiply-adds for its Grams, 9 n R s in order; two products 
 step        3 n R s at the owner, and as much for the rows that a shard elsewhere keeps
 ==========  =========================================================================================
 
-From holder to owner go the products, rows x f (and rows x f^2 where rows have Grams of their own); from
+From holder to owner go the products, rows x f (and, where rows have Grams of their own, rows x f^2 or what
+those are made from); from
 owner to holder the rows of the direction. Factors go once: a shard moves its rows by itself.
 """
 
@@ -30,6 +31,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hyperlearn_dask.factorization.kernels.cpu import FORMED_AT_ONCE
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.training.executor import ShardPlace
 
@@ -177,7 +179,7 @@ def _normal(problem: Problem, counts: Counts, term: Term, place: ShardPlace, mod
     row, f = len(term.columns) * s, len(term.free(term.mode(modality)))
     others = [m for m in term.modalities if m != modality]
     tables = sum(problem.sizes[m] * row for m in others)
-    written = rows_of(problem, place, modality) * (f * f + f) * s
+    written = product_bytes(problem, counts, place, modality)
     return Work(
         entries * (INDEX * len(others) + s) + 2 * written,
         ((tables, entries * len(others) * (row + TOUCH)),),
@@ -191,11 +193,10 @@ def _contexts_products(
     s, contexts, used = counts.itemsize, entries_of(place), len(term.columns)
     work = Work()
     for m in wanted:
-        f = len(term.free(term.mode(m)))
         if term.mode(m) == term.target_mode:
             work += Work(3 * contexts * used * s, (), contexts * used * used * s)
         else:
-            written = rows_of(problem, place, m) * (f * f + f) * s
+            written = product_bytes(problem, counts, place, m)
             arithmetic = SCALAR * used * used * s * (contexts / 2 + rows_of(problem, place, m))
             work += Work(2 * written, (), arithmetic)
     return work
@@ -213,10 +214,11 @@ def solve_work(problem: Problem, counts: Counts, modality: str, products: float)
     if not rows_have_grams(problem, modality):
         solving = Work(4 * n * f * s, (), 2 * n * f * f * s)
         return adding + solving + graph.times(1 + DEGREE)
-    adding += Work((1 + 3 * products) * n * f * f * s)
+    held = grams_held(problem, counts, modality, n)
+    adding += Work((1 + 3 * products) * held)
     steps = ITERATIONS if mu > 0 and links else 1
     arithmetic = SCALAR * n * f**3 / 6 + 2 * steps * n * f * f
-    return adding + Work((1 + steps) * n * f * f * s, (), arithmetic * s) + graph.times(1 + steps)
+    return adding + Work((1 + steps) * held, (), arithmetic * s) + graph.times(1 + steps)
 
 
 def direction_work(problem: Problem, counts: Counts, modality: str) -> Work:
@@ -276,7 +278,27 @@ def product_bytes(problem: Problem, counts: Counts, place: ShardPlace, modality:
     if place.holds_contexts and term.mode(modality) == term.target_mode:
         return f * f * 8
     own_gram = place.holds_contexts or term.background != 1
-    return rows_of(problem, place, modality) * (f + f * f * own_gram) * s
+    right = rows_of(problem, place, modality) * f * s
+    return right + own_gram * _gram_bytes(problem, counts, place, modality)
+
+
+def _gram_bytes(problem: Problem, counts: Counts, place: ShardPlace, modality: str) -> int:
+    """Of the Grams of rows, or, where those are large and larger than it, of what they are made from."""
+    term, s = problem.terms[place.relation], counts.itemsize
+    f, rows = len(term.free(term.mode(modality))), rows_of(problem, place, modality)
+    others = [m for mode, m in enumerate(term.modalities) if m != modality and mode != place.target_mode]
+    tables = sum(rows_of(problem, place, m) for m in others) * f * s
+    made_from = entries_of(place) * (INDEX * len(others) + 8) + 8 * rows + tables
+    return min(rows * f * f * s, max(FORMED_AT_ONCE, made_from))
+
+
+def grams_held(problem: Problem, counts: Counts, modality: str, rows: int) -> int:
+    """Bytes of the Grams of so many rows that an owner holds: few that a workspace serves for instead."""
+    if not rows_have_grams(problem, modality):
+        return 0
+    held = rows * len(problem.free_columns(modality)) ** 2 * counts.itemsize
+    apart = problem.graph_weights.get(modality, 0.0) == 0 and modality not in problem.encoders
+    return min(held, FORMED_AT_ONCE) if apart else held
 
 
 def traffic(problem: Problem, counts: Counts, place: ShardPlace) -> dict[str, int]:

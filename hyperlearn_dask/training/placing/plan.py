@@ -287,7 +287,7 @@ def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: st
         stored += links * (s + cost.INDEX) + 4 * n
         # A, P and D, and of each the one before
         stored += 6 * n * rank * s
-        grams = n * f * f * s if cost.rows_have_grams(problem, m) else 0
+        grams = cost.grams_held(problem, counts, m, n)
         # The products from elsewhere, the system they make, and its solution
         sweeping += sum(
             _given_bytes(problem, counts, shard, part)

@@ -11,13 +11,15 @@ from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.kernels.cpu import FORMED_AT_ONCE
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import Setting
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.placing import arrange as arranging
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
-from tests.training.made_up import SETTINGS, SIZES, two_relations, two_relations_problem
+from tests.factorization.made_up import random_tensor
+from tests.training.made_up import SETTINGS, SIZES, hypergraph_of, two_relations, two_relations_problem
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +137,26 @@ def test_a_modality_in_parts_gives_the_factors_of_one_process(made, stored, two_
         assert all(before.stop == after.first for before, after in itertools.pairwise(parts))
         held = {p.first_row: h for p, h in told[0].holders.items() if p.relation == "made"}
         assert made.target == "a" or all(held[part.first] == part.owner for part in parts)
+
+
+def test_rows_whose_systems_are_too_large_to_be_held_train_on_workers_too(two_workers):
+    """What their systems are made from goes from the shards to the owner."""
+    sizes = {"a": 40, "b": 1500, "c": 30}
+    tensor = random_tensor(np.random.default_rng(0), tuple(sizes.values()), 4000)
+    hypergraph = hypergraph_of({"made": (("a", "b", "c"), tensor)}, sizes)
+    settings = {
+        "groups": {"ac": 2, "bc": 40},
+        "relations": {
+            "made": {
+                "absent": "context",
+                "target": "c",
+                "absent_weight": 0.3,
+                "interactions": {"ac": ("a", "c"), "bc": ("b", "c")},
+            },
+        },
+        "sweeps": 4,
+    }
+    assert sizes["b"] * 40**2 * 8 > FORMED_AT_ONCE
+    here = HyperLearn(**settings).fit(hypergraph)
+    there = HyperLearn(**settings).fit(hypergraph, client=two_workers)
+    assert_same_factors(there.model_, here.model_)

@@ -1,0 +1,432 @@
+"""Rows with a system each, H_i y_i = c_i: H_i formed from entries, and solved, few rows at a time.
+
+H_i is symmetric, so only its upper half is worked on, in tiles of :data:`HIGH` rows by one register's
+:class:`..columns.Columns`. It lies in a workspace of more columns than it has: whole registers, and lines
+that do not all fall into the same sets of a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba.extending import overload
+
+from hyperlearn_dask.factorization.kernels import arrays
+from hyperlearn_dask.factorization.kernels.columns import load, no_columns, store
+from hyperlearn_dask.factorization.kernels.dense import _add_products
+
+# Rows of a tile.
+HIGH = 6
+# Entries whose products are held at once.
+CHUNK = 32
+# Bytes of a workspace.
+ROOM = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class RowGrams:
+    """H_i = V * sum_e z_e z_e' over the entries e of row i, z_e the product of the other modes' rows.
+
+    ``coords``, ``matrices``: of the other modes, the latter (n x f); ``weights``: V (f x f), or a number
+    for one that is the same everywhere. Row i has ``entries[starts[i]:starts[i + 1]]``.
+    """
+
+    coords: tuple[np.ndarray, ...]
+    matrices: tuple[np.ndarray, ...]
+    weights: np.ndarray | float
+    entries: np.ndarray
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, rows: slice) -> RowGrams:
+        """Those of a run of rows."""
+        first, stop, _ = rows.indices(len(self))
+        starts = self.starts[first : stop + 1]
+        return replace(self, entries=self.entries[starts[0] : starts[-1]], starts=starts - starts[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.matrices[0].shape[1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.matrices[0].dtype
+
+    @property
+    def formed_bytes(self) -> int:
+        """Of all H_i together."""
+        return len(self) * self.width**2 * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Of what they are made from."""
+        weights = 8 if isinstance(self.weights, float) else self.weights.nbytes
+        arrays = (*self.coords, *self.matrices, self.entries, self.starts)
+        return weights + sum(a.nbytes for a in arrays)
+
+    def formed(self) -> np.ndarray:
+        """All H_i (n x f x f)."""
+        found = np.empty((len(self), self.width, self.width), dtype=self.dtype)
+        form([Part(self, 0, 1.0, np.arange(self.width))], np.zeros((self.width, self.width)), found)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Grams of some rows and columns of a modality, times a number."""
+
+    grams: RowGrams
+    first_row: int
+    scale: float
+    columns: np.ndarray  # of the modality's free ones
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """Room for the systems of some rows, and what they are made from laid out for it.
+
+    ``systems``: (rows x high x wide), the upper halves of H_i in the first f rows and columns.
+    """
+
+    systems: np.ndarray
+    common: np.ndarray
+    parts: list[tuple[Any, ...]]
+    columns: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], common: np.ndarray, dtype: np.dtype) -> Workspace:
+        """``common``: the part of H (f x f) that all rows share."""
+        columns = len(common)
+        high, wide = _rounded(columns, HIGH), _wide(columns, dtype)
+        rows = max(1, ROOM // (high * wide * dtype.itemsize))
+        shared = np.zeros((high, wide), dtype=dtype)
+        shared[:columns, :columns] = common
+        return cls(
+            np.empty((rows, high, wide), dtype=dtype),
+            shared,
+            [_laid_out(part, high, wide, dtype) for part in parts],
+            columns,
+        )
+
+    def filled(self, rows: np.ndarray) -> np.ndarray:
+        """The systems of some rows, as many as there is room for."""
+        systems = self.systems[: len(rows)]
+        systems[:] = self.common
+        for part in self.parts:
+            _moment_pass(_lanes(systems.dtype))(*part, rows, self.columns, systems)
+        return systems
+
+
+def form(parts: Sequence[Part], common: np.ndarray, found: np.ndarray) -> None:
+    """Write all H_i (n x f x f), both halves."""
+    workspace = Workspace.of(parts, common, found.dtype)
+    for first in range(0, len(found), len(workspace.systems)):
+        rows = np.arange(first, min(first + len(workspace.systems), len(found)))
+        _copy_both_halves(workspace.filled(rows), found[first : first + len(rows)])
+
+
+def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """With g_i = c_i - H_i a_i the ways y_i = H_i^-1 g_i, written to ``way``; returns the g_i (n x f).
+
+    ``systems``: as a workspace has them; they become their Cholesky factors. Each has a ridge of the size of
+    its rounding errors added for its solution.
+    """
+    downhill = right.copy()
+    eps = right.dtype.type(np.finfo(right.dtype).eps)
+    _descent_pass(_lanes(systems.dtype))(systems, eps, eps, np.ascontiguousarray(block), downhill, way)
+    return downhill
+
+
+def subtract_products(z: np.ndarray, starts: np.ndarray, block: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """g_i -= sum_e z_e (z_e' a_i) over the entries e of row i, in place; gives back sum_e |z_e|^2 (rows,)."""
+    sizes = np.zeros(len(g), dtype=g.dtype)
+    _subtract_products(z, starts, block, g, sizes)
+    return sizes
+
+
+def correct(z: np.ndarray, q: np.ndarray, starts: np.ndarray, y: np.ndarray) -> None:
+    """y_i -= Q_i' (I + Z_i Q_i')^-1 Z_i y_i, in place, with row i's entries of Z and Q (entries x f)."""
+    _correct(z, q, starts, int(np.diff(starts).max(initial=0)), y)
+
+
+def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve H_i y_i = c_i for every row: (n x f x f) symmetric positive, (n x f) -> (n x f).
+
+    By Cholesky, so the matrices must not be singular to rounding.
+    """
+    solution = np.zeros_like(right)
+    count, columns = right.shape
+    high, wide = _rounded(columns, HIGH), _wide(columns, right.dtype)
+    rows = max(1, min(count, ROOM // max(1, high * wide * right.dtype.itemsize)))
+    systems = np.zeros((rows, high, wide), dtype=right.dtype)
+    nothing, eps = right.dtype.type(0), right.dtype.type(np.finfo(right.dtype).eps)
+    for first in range(0, count if columns else 0, rows):
+        some = slice(first, min(first + rows, count))
+        own = systems[: some.stop - first]
+        own[:, :columns, :columns] = matrices[some]
+        solution[some] = 0
+        _descent_pass(_lanes(right.dtype))(
+            own, nothing, eps, solution[some], right[some].copy(), solution[some]
+        )
+    return solution
+
+
+def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """H_i y_i for every row: (n x f x f), (n x f) -> (n x f)."""
+    found = np.empty_like(vectors)
+    _times_rows(matrices, np.ascontiguousarray(vectors), found)
+    return found
+
+
+def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
+    found = arrays.empty(matrices.shape, matrices.dtype)
+    _invert_rows(matrices, shift, found)
+    return found
+
+
+def _laid_out(part: Part, high: int, wide: int, dtype: np.dtype) -> tuple[Any, ...]:
+    """A part as the pass takes it: its matrices as wide as the workspace."""
+    grams = part.grams
+    matrices = []
+    for matrix in grams.matrices:
+        spread = np.zeros((len(matrix), wide), dtype=dtype)
+        spread[:, part.columns] = matrix
+        matrices.append(spread)
+    weights = np.zeros((high, wide), dtype=dtype)
+    weights[np.ix_(part.columns, part.columns)] = part.scale * grams.weights
+    return (grams.coords, tuple(matrices), weights, grams.entries, grams.starts, part.first_row)
+
+
+def _lanes(dtype: np.dtype) -> int:
+    """Columns of a tile: two registers."""
+    return 64 // dtype.itemsize
+
+
+def _rounded(count: int, to: int) -> int:
+    return -(-count // to) * to
+
+
+def _wide(columns: int, dtype: np.dtype) -> int:
+    """Columns that a workspace has for so many: an odd number of cache lines, and a last tile's rows."""
+    lines = _rounded(max(columns, _rounded(columns, HIGH)), _lanes(dtype)) // _lanes(dtype)
+    return (lines | 1) * _lanes(dtype)
+
+
+@lru_cache
+def _moment_pass(width: int) -> Callable[..., None]:
+    @numba.njit(parallel=True, cache=True)
+    def run(coords, matrices, weights, entries, starts, first, rows, columns, systems):  # type: ignore[no-untyped-def]
+        for k in numba.prange(len(rows)):
+            none = no_columns(weights, width, 1)
+            nothing = (none, none, none, none, none, none)
+            i = rows[k] - first
+            if i < 0 or i >= len(starts) - 1:
+                continue
+            own = systems[k]
+            z = np.zeros((CHUNK, own.shape[1]), dtype=weights.dtype)
+            for begin in range(starts[i], starts[i + 1], CHUNK):
+                count = min(CHUNK, starts[i + 1] - begin)
+                for j in range(count):
+                    e = entries[begin + j]
+                    for c in range(0, columns, width):
+                        product = load(matrices[0], coords[0][e], c, none, width)
+                        for m in range(1, len(matrices)):
+                            product = product * load(matrices[m], coords[m][e], c, none, width)
+                        store(z, j, c, product, width)
+                # H += V * Z'Z, tile by tile
+                for a in range(0, columns, HIGH):
+                    for c in range(a - a % width, columns, width):
+                        sums = nothing
+                        for j in range(count):
+                            sums = _add_products(sums, z, j, a, load(z, j, c, none, width))
+                        _add_weighted(own, weights, a, c, sums, none, width)
+
+    return run
+
+
+@lru_cache
+def _descent_pass(width: int) -> Callable[..., None]:
+    @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+    def run(systems, eps, tiny, block, downhill, way):  # type: ignore[no-untyped-def]
+        columns = downhill.shape[1]
+        for k in numba.prange(len(systems)):
+            none = no_columns(systems[0], width, 1)
+            nothing = (none, none, none, none, none, none)
+            own, x, g = systems[k], block[k], downhill[k]
+            inverse = np.empty(columns, dtype=systems.dtype)  # of the roots of the pivots
+            most = systems.dtype.type(0)
+            # g = c - H a
+            for a in range(columns):
+                inverse[a] = own[a, a]
+                most = max(most, own[a, a])
+                total = own[a, a] * x[a]
+                for b in range(a + 1, columns):
+                    total += own[a, b] * x[b]
+                    g[b] -= own[a, b] * x[a]
+                g[a] -= total
+            ridge = columns * eps * (most if most > 0 else systems.dtype.type(1))
+            for a in range(0, columns, HIGH):
+                # U_ac = H_ac - sum_(k < a) U_ka U_kc, tile by tile
+                for c in range(a - a % width, columns, width):
+                    sums = nothing
+                    for above in range(a):
+                        sums = _add_products(sums, own, above, a, load(own, above, c, none, width))
+                    _subtract(own, a, c, sums, none, width)
+                for row in range(a, min(a + HIGH, columns)):
+                    for above in range(a, row):
+                        left = own[above, row]
+                        for b in range(row, columns):
+                            own[row, b] -= left * own[above, b]
+                    pivot = max(own[row, row] + ridge, tiny * inverse[row])
+                    inverse[row] = 1 / np.sqrt(pivot)
+                    for b in range(row + 1, columns):
+                        own[row, b] *= inverse[row]
+            # U' U y = g
+            y = way[k]
+            for a in range(columns):  # one by one: a whole row takes seconds to compile
+                y[a] = g[a]
+            for a in range(columns):
+                y[a] *= inverse[a]
+                for b in range(a + 1, columns):
+                    y[b] -= own[a, b] * y[a]
+            for a in range(columns - 1, -1, -1):
+                total = y[a]
+                for b in range(a + 1, columns):
+                    total -= own[a, b] * y[b]
+                y[a] = total * inverse[a]
+
+    return run
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _subtract_products(z, starts, block, g, sizes):  # type: ignore[no-untyped-def]
+    columns = z.shape[1]
+    for i in numba.prange(len(g)):
+        for e in range(starts[i], starts[i + 1]):
+            product, size = z.dtype.type(0), z.dtype.type(0)
+            for c in range(columns):
+                product += z[e, c] * block[i, c]
+                size += z[e, c] * z[e, c]
+            for c in range(columns):
+                g[i, c] -= product * z[e, c]
+            sizes[i] += size
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _correct(z, q, starts, most, y):  # type: ignore[no-untyped-def]
+    columns = z.shape[1]
+    for i in numba.prange(len(y)):
+        count = starts[i + 1] - starts[i]
+        if count == 0:
+            continue
+        root = np.empty((most, most), dtype=z.dtype)
+        u = np.empty(most, dtype=z.dtype)
+        # S = I + Z Q' = L L', row by row of L (with the inverses of its diagonal), and u = L^-1 Z y
+        for a in range(count):
+            za, total = z[starts[i] + a], z.dtype.type(0)
+            for c in range(columns):
+                total += za[c] * y[i, c]
+            u[a] = total
+            for b in range(a + 1):
+                qb, total = q[starts[i] + b], z.dtype.type(1 if a == b else 0)
+                for c in range(columns):
+                    total += za[c] * qb[c]
+                for k in range(b):
+                    total -= root[a, k] * root[b, k]
+                # S has no eigenvalue below 1
+                root[a, b] = 1 / np.sqrt(max(total, z.dtype.type(1))) if a == b else total * root[b, b]
+            for k in range(a):
+                u[a] -= root[a, k] * u[k]
+            u[a] *= root[a, a]
+        for a in range(count - 1, -1, -1):
+            u[a] *= root[a, a]
+            for k in range(a):
+                u[k] -= root[a, k] * u[a]
+        for a in range(count):
+            qa = q[starts[i] + a]
+            for c in range(columns):
+                y[i, c] -= u[a] * qa[c]
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _times_rows(matrices, vectors, found):  # type: ignore[no-untyped-def]
+    for i in numba.prange(len(found)):
+        for a in range(found.shape[1]):
+            total = matrices.dtype.type(0)
+            for b in range(found.shape[1]):
+                total += matrices[i, a, b] * vectors[i, b]
+            found[i, a] = total
+
+
+@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+def _invert_rows(matrices, shift, found):  # type: ignore[no-untyped-def]
+    columns = matrices.shape[1]
+    for i in numba.prange(len(found)):
+        own = found[i]
+        own[:] = matrices[i]
+        for a in range(columns):
+            own[a, a] += shift[i]
+        for k in range(columns):
+            pivot = 1 / own[k, k]
+            own[k, k] = 1
+            for b in range(columns):
+                own[k, b] *= pivot
+            for a in range(columns):
+                if a != k:
+                    times = own[a, k]
+                    own[a, k] = 0
+                    for b in range(columns):
+                        own[a, b] -= times * own[k, b]
+
+
+@numba.njit(parallel=True, cache=True)
+def _copy_both_halves(systems, found):  # type: ignore[no-untyped-def]
+    columns = found.shape[1]
+    for k in numba.prange(len(found)):
+        for a in range(columns):
+            for b in range(a, columns):
+                found[k, a, b] = systems[k, a, b]
+                found[k, b, a] = systems[k, a, b]
+
+
+# Tuples of columns, unrolled by recursion over their types.
+
+
+def _add_weighted(matrix, weights, row, column, sums, none, width): ...  # type: ignore[no-untyped-def]
+def _subtract(matrix, row, column, sums, none, width): ...  # type: ignore[no-untyped-def]
+
+
+@overload(_add_weighted)
+def _add_weighted_(matrix, weights, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+    """matrix[row + j] += weights[row + j] sums_j."""
+    if len(sums) == 0:
+        return lambda matrix, weights, row, column, sums, none, width: None
+
+    def body(matrix, weights, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+        more = sums[0] * load(weights, row, column, none, width)
+        store(matrix, row, column, load(matrix, row, column, none, width) + more, width)
+        _add_weighted(matrix, weights, row + 1, column, sums[1:], none, width)
+
+    return body
+
+
+@overload(_subtract)
+def _subtract_(matrix, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+    """matrix[row + j] -= sums_j."""
+    if len(sums) == 0:
+        return lambda matrix, row, column, sums, none, width: None
+
+    def body(matrix, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+        less = matrix.dtype.type(-1) * sums[0]
+        store(matrix, row, column, load(matrix, row, column, none, width) + less, width)
+        _subtract(matrix, row + 1, column, sums[1:], none, width)
+
+    return body
