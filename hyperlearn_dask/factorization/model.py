@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.encoding import Encoding
-from hyperlearn_dask.factorization.evidence import FACTORS, Evidence
+from hyperlearn_dask.factorization.encoders.encoding import Encoding
+from hyperlearn_dask.factorization.local.evidence import FACTORS, Evidence
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import Modality
 

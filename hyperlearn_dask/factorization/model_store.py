@@ -23,13 +23,13 @@ import scipy.sparse as sp
 
 from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.encoding import Encoding
-from hyperlearn_dask.factorization.evidence import Evidence
-from hyperlearn_dask.factorization.likeness import Likeness
+from hyperlearn_dask.factorization.encoders.encoding import Encoding
+from hyperlearn_dask.factorization.local.evidence import Evidence
+from hyperlearn_dask.factorization.local.likeness import Likeness
+from hyperlearn_dask.factorization.local.regression import Regression
+from hyperlearn_dask.factorization.local.shares import Shares
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, Term
-from hyperlearn_dask.factorization.regression import Regression
-from hyperlearn_dask.factorization.shares import Shares
 from hyperlearn_dask.hypergraph.tensor import Modality
 
 if TYPE_CHECKING:

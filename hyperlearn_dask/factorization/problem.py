@@ -6,7 +6,8 @@
 Columns come in groups. A term couples, for each group, a subset of its modalities; a modality that is
 not coupled counts as 1 in the product, and a group the term does not use contributes 0.
 
-A modality with an encoder has, for its ridge, what its encoder's parameters cost: see :mod:`.encoder`.
+A modality with an encoder has, for its ridge, what its encoder's parameters cost: see
+:mod:`.encoders.encoder`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from hyperlearn_dask.config import TrainingSpec
-from hyperlearn_dask.factorization.priors import with_noise
+from hyperlearn_dask.factorization.draws.priors import with_noise
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.checkpoint import State
 from hyperlearn_dask.training.encoding import go_on

@@ -11,8 +11,8 @@ import scipy.sparse as sp
 from hyperlearn_dask.backend import Array
 from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.encoder import Encoder, starting_code
-from hyperlearn_dask.factorization.encoding import Encoding, encoding_of
+from hyperlearn_dask.factorization.encoders.encoder import Encoder, starting_code
+from hyperlearn_dask.factorization.encoders.encoding import Encoding, encoding_of
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import take_columns
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph

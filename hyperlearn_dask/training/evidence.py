@@ -1,7 +1,7 @@
 """Learning how much local evidence counts, on hyperedges that neither factors nor terms have seen.
 
 A random tenth of a relation's training hyperedges is held out. A second, shorter training on the rest
-gives factor scores, the rest itself the terms of :mod:`hyperlearn_dask.factorization.evidence`, and the
+gives factor scores, the rest itself the terms of :mod:`hyperlearn_dask.factorization.local.evidence`, and the
 weights, not negative, maximise the likelihood of the held-out targets t in their contexts c:
 
     sum_(c,t) log softmax_t(w_0 asinh z(c, .) + sum_k w_k log(1 + e_k(c, .) / e_0)),
@@ -22,7 +22,7 @@ import scipy.sparse as sp
 
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.evidence import FACTORS, POPULARITY, Evidence, gather_evidence
+from hyperlearn_dask.factorization.local.evidence import FACTORS, POPULARITY, Evidence, gather_evidence
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.hypergraph.holdout import HoldOut, left, relation_of
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph

@@ -12,9 +12,9 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization.blocks import assemble
+from hyperlearn_dask.factorization.draws.posterior import draw_code
+from hyperlearn_dask.factorization.draws.priors import Prior, draw_precision, prior_of, with_noise
 from hyperlearn_dask.factorization.objective import moments
-from hyperlearn_dask.factorization.posterior import draw_code
-from hyperlearn_dask.factorization.priors import Prior, draw_precision, prior_of, with_noise
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, take_columns
 from hyperlearn_dask.training.executor import Executor, Handle, entry_places
@@ -37,7 +37,7 @@ class Draw:
     """A draw: its number and report, where it is, and, of relations whose noise is drawn, its variance.
 
     ``codes``: handles of the codes of the modalities with an encoder; ``weights``: of relations whose noise
-    is its entities', see :mod:`..factorization.noise`.
+    is its entities', see :mod:`..factorization.draws.noise`.
     """
 
     report: SweepReport

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, beside, to_host
-from hyperlearn_dask.factorization import encoder as encoders
 from hyperlearn_dask.factorization.blocks import assemble, descent
-from hyperlearn_dask.factorization.encoder import Encoder
+from hyperlearn_dask.factorization.encoders import encoder as encoders
+from hyperlearn_dask.factorization.encoders.encoder import Encoder
 from hyperlearn_dask.factorization.grams import augmented_gram, moved
 from hyperlearn_dask.factorization.objective import (
     Moments,

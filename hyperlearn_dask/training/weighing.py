@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, to_host
-from hyperlearn_dask.factorization.noise import WeighedShard, draw_weights
+from hyperlearn_dask.factorization.draws.noise import WeighedShard, draw_weights
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.schedule import Point

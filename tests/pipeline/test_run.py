@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hyperlearn_dask.factorization.likeness import REGRESSION, VOTES
+from hyperlearn_dask.factorization.local.likeness import REGRESSION, VOTES
 from hyperlearn_dask.factorization.model_store import open_model
 from tests.conftest import Ended, listing
 

@@ -12,8 +12,8 @@ import pytest
 from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.factorization.evidence import gather_evidence
-from hyperlearn_dask.factorization.likeness import REGRESSION, VOTES
+from hyperlearn_dask.factorization.local.evidence import gather_evidence
+from hyperlearn_dask.factorization.local.likeness import REGRESSION, VOTES
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.model_store import open_model, save_model
 from hyperlearn_dask.factorization.problem import TermSettings

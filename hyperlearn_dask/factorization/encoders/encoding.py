@@ -20,7 +20,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from hyperlearn_dask.config import EncoderSpec
-from hyperlearn_dask.factorization.encoder import Encoder
+from hyperlearn_dask.factorization.encoders.encoder import Encoder
 from hyperlearn_dask.factorization.filters import chebyshev_sum
 
 

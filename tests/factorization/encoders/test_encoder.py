@@ -6,11 +6,10 @@ import scipy.sparse as sp
 from scipy.special import eval_chebyt
 
 from hyperlearn_dask.config import EncoderSpec
-from hyperlearn_dask.factorization import encoder as encoders
 from hyperlearn_dask.factorization.blocks import BlockSystem, residual
-from hyperlearn_dask.factorization.encoder import Encoder, code_rows, descent, starting_code
-
-from .made_up import random_laplacian
+from hyperlearn_dask.factorization.encoders import encoder as encoders
+from hyperlearn_dask.factorization.encoders.encoder import Encoder, code_rows, descent, starting_code
+from tests.factorization.made_up import random_laplacian
 
 N, P, F = 30, 5, 3
 MU, RIDGE = 0.7, 0.4

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hyperlearn_dask.factorization import likeness as module
-from hyperlearn_dask.factorization import regression
-from hyperlearn_dask.factorization.likeness import POWERS, REGRESSION, VOTES, gather_likeness
+from hyperlearn_dask.factorization.local import likeness as module
+from hyperlearn_dask.factorization.local import regression
+from hyperlearn_dask.factorization.local.likeness import POWERS, REGRESSION, VOTES, gather_likeness
 from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 
 

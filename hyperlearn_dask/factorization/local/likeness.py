@@ -26,8 +26,8 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
-from hyperlearn_dask.factorization.regression import Regression, classify, regress
-from hyperlearn_dask.factorization.shares import Shares, picked, rows_to_one, shares_of
+from hyperlearn_dask.factorization.local.regression import Regression, classify, regress
+from hyperlearn_dask.factorization.local.shares import Shares, picked, rows_to_one, shares_of
 from hyperlearn_dask.hypergraph.tensor import Relation
 
 SINGLE = 0.4  # the weight of a block with one word a row

@@ -3,11 +3,10 @@ import pytest
 import scipy.sparse as sp
 from scipy.special import eval_chebyt
 
-from hyperlearn_dask.factorization import posterior
 from hyperlearn_dask.factorization.blocks import BlockSystem
-from hyperlearn_dask.factorization.priors import Prior, draw_precision
-
-from .made_up import random_laplacian
+from hyperlearn_dask.factorization.draws import posterior
+from hyperlearn_dask.factorization.draws.priors import Prior, draw_precision
+from tests.factorization.made_up import random_laplacian
 
 
 def test_the_series_is_the_square_root():

@@ -17,9 +17,9 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization.blocks import BlockSystem, curvature, residual, solve_block
+from hyperlearn_dask.factorization.draws.priors import Prior
 from hyperlearn_dask.factorization.filters import chebyshev_apply
 from hyperlearn_dask.factorization.kernels.weights import draw_weights
-from hyperlearn_dask.factorization.priors import Prior
 
 # Of the square root of L: its error in covariance is below half a percent of L's largest eigenvalue.
 SQUARE_ROOT_DEGREE = 64

@@ -7,8 +7,8 @@ import pytest
 import scipy.optimize
 import scipy.sparse as sp
 
-from hyperlearn_dask.factorization import regression
-from hyperlearn_dask.factorization.regression import RIDGE, SHARPNESS, classify, regress
+from hyperlearn_dask.factorization.local import regression
+from hyperlearn_dask.factorization.local.regression import RIDGE, SHARPNESS, classify, regress
 
 
 def test_the_regression_solves_each_target_without_itself() -> None:

@@ -7,7 +7,7 @@ The published encoder (Arya et al. 2019), T_j the Chebyshev polynomials and L~ =
 ``on = "free"``: B (n x f) is learned as well; Theta_j are f x f.
 
 Other modalities see A~ alone, in which F is quadratic, the others fixed: curvature K (a -> H_i a_i + mu L A,
-see :mod:`.blocks`) and gradient G~ = K A~ - C. Let M be the linear map from the parameters that move
+see :mod:`..blocks`) and gradient G~ = K A~ - C. Let M be the linear map from the parameters that move
 (Theta and E; or, in turns, Theta and B) to A~. In them F is quadratic too, with S the ridges:
     decay/2 sum_j ||Theta_j||^2 + eps/2 ||E or B||^2          is added to F,
     dF/dTheta_j = B' T_j(L~) G~ + decay Theta_j,   dF/dE = G~ + eps E,

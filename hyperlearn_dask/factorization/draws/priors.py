@@ -1,8 +1,8 @@
 """What a modality's rows are made of when they are drawn, and how much that may cost.
 
 A~ = D Theta + E, with Theta the learned weights of an encoder on features and E the entities' own rows
-(see :mod:`.encoder`). The design D = [T_0(L~) X, ..., T_J(L~) X] has a column for every row of Theta; a
-modality without an encoder has E alone. The prior of both is Gaussian: exp of minus
+(see :mod:`..encoders.encoder`). The design D = [T_0(L~) X, ..., T_J(L~) X] has a column for every row of
+Theta; a modality without an encoder has E alone. The prior of both is Gaussian: exp of minus
     1/2 sum_bg s_bg ||Z_bg||^2,
 Z_bg the part b of (Theta; E), a block of features under one T_j or E, in the column group g. The ridges s_bg
 are the settings' or, sampled, drawn as well: of the hyperprior Gamma(1/2, 1/2) remains

@@ -13,7 +13,7 @@ that are sparse products with the training relation X:
 - *votes*: the mean of these shares over an entity's neighbours in its graph, (I - L) X with rows of
   sum 1: one step of the multi-graph convolution, applied to the relation itself.
 - *likeness*: the votes of contexts that are joined with the same as this one, in any relation, and a
-  regression on what it is joined with (:mod:`hyperlearn_dask.factorization.likeness`).
+  regression on what it is joined with (:mod:`hyperlearn_dask.factorization.local.likeness`).
 - *popularity*: the share of t among all hyperedges.
 
 The logarithms (asinh is one, on both sides of 0) are there because the weights come from a softmax: it
@@ -32,8 +32,8 @@ from itertools import combinations
 import numpy as np
 import scipy.sparse as sp
 
-from hyperlearn_dask.factorization.likeness import Likeness, gather_likeness
-from hyperlearn_dask.factorization.shares import Shares, picked, rows_to_one, shares_of
+from hyperlearn_dask.factorization.local.likeness import Likeness, gather_likeness
+from hyperlearn_dask.factorization.local.shares import Shares, picked, rows_to_one, shares_of
 from hyperlearn_dask.hypergraph.tensor import Graph, Relation
 
 FACTORS = "factors"

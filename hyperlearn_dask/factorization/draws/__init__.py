@@ -1,0 +1,1 @@
+"""Drawing from the posterior: blocks, what their rows may cost, and the noise."""

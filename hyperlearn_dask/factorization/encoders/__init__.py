@@ -1,0 +1,1 @@
+"""Learned multi-graph convolution, and what a model keeps of it."""

@@ -1,0 +1,1 @@
+"""Local evidence: what the stored hyperedges say literally, beside the factors."""
