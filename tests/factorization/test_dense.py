@@ -39,7 +39,7 @@ def test_the_way_leads_to_the_solution(shape, dtype):
 def test_without_another_matrix_the_way_is_the_same():
     rng = np.random.default_rng(1)
     gram, right, block = np.eye(3) + 1, rng.normal(size=(7, 3)), rng.normal(size=(7, 3))
-    way, slope, other = dense.way(gram, np.linalg.inv(gram), right, block, None)
+    way, slope, other = dense.way(gram, np.linalg.inv(gram), right.copy(), block, None)
     expected = dense.way(gram, np.linalg.inv(gram), right, block, block)
     np.testing.assert_array_equal(way, expected[0])
     assert (slope, other) == (expected[1], 0)
