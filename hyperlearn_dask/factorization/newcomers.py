@@ -64,7 +64,8 @@ def newcomer_row(
     gram, right = problem.ridge * np.eye(len(free)), problem.ridge * prior
     known = alone.free_columns(modality)
     if len(known):
-        system = assemble(replace(alone, ridge=0.0), modality, 1, products, grams, np.dtype(np.float64))
+        alone = replace(alone, ridge=0.0)
+        system = assemble(alone, modality, 1, products, grams, np.dtype(np.float64)).formed()
         at = np.searchsorted(free, known)
         gram[np.ix_(at, at)] += system.gram[0] if system.by_row else system.gram
         right[at] += system.right[0]

@@ -209,6 +209,12 @@ def build_problem(
         if not used.any():
             raise InputError("uses no column group at all", key=f"relations.{name}.interactions")
         assert not isinstance(setting.offset, str), "an offset of 'mean' is to be resolved before"
+        for member in setting.noise:
+            if member not in modalities:
+                raise InputError(
+                    f"'{member}' is no modality of the relation (expected some of {', '.join(modalities)})",
+                    key=f"relations.{name}.noise",
+                )
         target_mode = -1
         if setting.absent == "context":
             if setting.target not in modalities:
@@ -247,6 +253,8 @@ def _check(name: str, setting: TermSettings) -> None:
         raise InputError(
             f"expected a number above 0, got {setting.absent_weight}", key=f"relations.{name}.absent_weight"
         )
+    if isinstance(setting.noise, str):
+        raise InputError("expected names of modalities, got one text", key=f"relations.{name}.noise")
     if setting.noise and setting.absent != "unknown":
         raise InputError('has a meaning with absent = "unknown" only', key=f"relations.{name}.noise")
     if setting.offset != 0 and setting.absent != "unknown":

@@ -1,4 +1,4 @@
-"""Blocks whose rows have a system each and no graph that couples them: formed and solved, never held.
+"""Blocks whose rows have a system each and no graph that couples them: formed and solved a few at a time.
 
     H_i = H + sum over the parts p of V_p * sum_e z_e z_e'      over the entries e of row i
 All H_i would be rows x columns^2 numbers, in every sweep anew. Here a row with many entries has its own
@@ -90,10 +90,11 @@ def _by_few(
     matrix, inverse = common.astype(dtype), ((q / w) @ q.T).astype(dtype)
     solved = np.ones(len(rows), dtype=bool)
     ends = np.cumsum(counts[rows])
+    work = np.cumsum(counts[rows] + 1)  # a row without entries is work as well
     first = 0
     while first < len(rows):
         before = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + AT_ONCE, side="right")))
+        last = max(first + 1, int(np.searchsorted(work, before + first + AT_ONCE, side="right")))
         some = rows[first:last]
         starts = np.concatenate([[0], ends[first:last] - before])
         z = _products(parts, some, starts, columns, dtype)
@@ -115,6 +116,8 @@ def _products(
     to = starts[:-1].copy()
     for part in parts:
         grams = part.grams
+        if not len(grams):
+            continue
         own = rows - part.first_row
         here = (own >= 0) & (own < len(grams))
         first = grams.starts[:-1][np.where(here, own, 0)]

@@ -76,7 +76,10 @@ def open_hypergraph(path: str | Path) -> Hypergraph:
         {name: _attribute(group, "digest") for name, group in _units(root, kind)}
         for kind in ("graphs", "features")
     )
-    blocks = {name: tuple(_attribute(group, "blocks")) for name, group in _units(root, "features")}
+    blocks: dict[str, tuple[int, ...]] = {}
+    for name, group in _units(root, "features"):
+        stored: Any = group.attrs.get("blocks", ())
+        blocks[name] = tuple(stored)
     return Hypergraph(
         modalities,
         relations,

@@ -209,8 +209,8 @@ def _fit(
         if device == "cuda":
             require_room(problem, [here(hypergraph, setting)], training.dtype)
         with memory_in_one_line():
-            streamed = streams(hypergraph, training.dtype, memory_limit, tell)
-            streamed = {r: parts for r, parts in streamed.items() if not problem.terms[r].noise}
+            weighed = [name for name, term in problem.terms.items() if term.noise]
+            streamed = streams(hypergraph, training.dtype, memory_limit, tell, weighed)
             executor = LocalExecutor(hypergraph, setting, streamed)
     else:
         from hyperlearn_dask.monitor.post import Post

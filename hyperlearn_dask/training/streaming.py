@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -55,10 +55,12 @@ def streams(
     dtype: str,
     limit: int | None = None,
     tell: Callable[[str], None] | None = None,
+    held: Collection[str] = (),
 ) -> dict[str, list[ShardPlace]]:
     """The relations that do not fit, and the shards they are read in.
 
-    Small relations are held first. One that lives in memory only is there already and stays.
+    Those that have to be ``held`` are, then small ones. One that lives in memory only is there already and
+    stays.
 
     Parameters
     ----------
@@ -73,9 +75,11 @@ def streams(
 
     limit = memory_left() if limit is None else limit
     left, found = SHARE * limit, {}
-    for name, relation in sorted(hypergraph.relations.items(), key=lambda item: item[1].nnz):
+    for name, relation in sorted(
+        hypergraph.relations.items(), key=lambda item: (item[0] not in held, item[1].nnz)
+    ):
         size = _size(relation, dtype)
-        if size <= left:
+        if size <= left or name in held:
             left -= size
             continue
         pieces = min(-(-size * IN_FLIGHT // max(1, int(SHARE * limit))), max(1, relation.nnz))

@@ -60,6 +60,13 @@ def test_a_report_tells_what_there_is_how_good_it_is_and_shows_examples(
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=", source)  # nothing comes from elsewhere
 
 
+def test_results_beside_their_data_are_reported_too(hyperlearn: Run, finished_copy: Path) -> None:
+    (finished_copy / "out" / "dataset.toml").write_bytes(
+        (finished_copy / "club" / "dataset.toml").read_bytes()
+    )
+    assert hyperlearn("report", finished_copy / "out").code == 0
+
+
 def test_names_are_text_and_a_report_can_do_without_metrics(
     hyperlearn: Run, film_club: Path, tmp_path: Path, edit: Callable[[Path, str, str], None]
 ) -> None:

@@ -220,3 +220,26 @@ def test_an_entity_is_informed_by_a_hyperedge_or_a_neighbour():
         model = fit(hypergraph, problem_of(hypergraph, {}, training, {"a": mu}), training)
         assert model.informed["a"].tolist() == [bool(e) for e in expected]
         assert model.informed["b"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "rated",
+    [
+        TermSettings("context", 1.0, {"shared": ("b", "c")}, target="c", absent_weight=0.3),
+        TermSettings("context", 1.0, {"shared": ("b", "c"), "bias": ("b",)}, target="b"),
+        TermSettings("unknown", 1.0, {"bias": ("b",)}),  # c has no column of its own there
+        TermSettings("zero", 1.0, {"bias": ("b",)}, absent_weight=0.5),
+    ],
+    ids=["contexts of one entity", "fixed columns", "an uncoupled modality", "and with zeros"],
+)
+def test_relations_of_two_modalities_have_the_objective_of_their_loops(rated):
+    hypergraph = hypergraph_of(
+        {"rated": (("b", "c"), two_relations().relations["rated"].tensor)}, {"b": 25, "c": 12}
+    )
+    training = TrainingSpec(groups={"shared": 4, "bias": 1}, ridge=0.05, sweeps=8, tolerance=0.0)
+    problem = problem_of(hypergraph, {"rated": rated}, training, {})
+    model = fit(hypergraph, problem, training)
+    objective = [row["objective"] for row in model.history]
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(objective))
+    tensors = {"rated": hypergraph.relations["rated"].tensor}
+    assert loop_objective(problem, tensors, {}, model.factors) == pytest.approx(objective[-1])

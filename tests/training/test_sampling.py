@@ -8,6 +8,7 @@ import scipy.sparse as sp
 
 from hyperlearn_dask.cluster import open_scheduler
 from hyperlearn_dask.config import EncoderSpec, TrainingSpec
+from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.model_store import open_model, save_model
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
@@ -15,7 +16,7 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints
 from hyperlearn_dask.training.fit import fit, problem_of
 
-from .made_up import hypergraph_of
+from .made_up import hypergraph_of, two_relations
 from .test_encoder import SIZES, problem_with, with_features
 
 # On a modality with a graph, which bends its weights; on features alone; on features and own rows.
@@ -121,6 +122,19 @@ def test_blocks_of_features_are_stored(tmp_path):
     hypergraph, _, _ = planted()
     save_hypergraph(hypergraph, tmp_path / "h.zarr")
     assert open_hypergraph(tmp_path / "h.zarr").feature_blocks == {"user": (3, 1)}
+
+
+def test_noise_of_entities_may_have_systems_that_are_made_late(monkeypatch):
+    hypergraph = two_relations()
+    training = TrainingSpec(groups={"all": 3}, sweeps=2, draws=3, burn_in=1, hyperparameters="sampled")
+    drawn = []
+    for at_once in (1 << 24, 0):
+        monkeypatch.setattr("hyperlearn_dask.factorization.kernels.cpu.FORMED_AT_ONCE", at_once)
+        monkeypatch.setattr(RowGrams, "nbytes", 0)
+        settings = {"made": TermSettings("zero"), "rated": TermSettings("unknown", noise=("b", "c"))}
+        drawn.append(fit(hypergraph, problem_of(hypergraph, settings, training, {}), training).draws)
+    for modality, factors in drawn[0].items():
+        np.testing.assert_allclose(drawn[1][modality], factors, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_of_entities_is_found(tmp_path):

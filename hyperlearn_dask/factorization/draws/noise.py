@@ -19,6 +19,7 @@ from scipy.special import gammaln
 
 from hyperlearn_dask.backend import Array, array_module
 from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, grouped
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
@@ -61,6 +62,7 @@ class WeighedShard:
                 )
                 if m in self.weights:
                     own = self.weights[m].astype(right.dtype)
+                    gram = gram.formed() if isinstance(gram, RowGrams) else gram
                     gram, right = gram * own[:, None, None], right * own[:, None]
                 first = part.first_row if m == part.tensor.sort_mode else 0
                 found[modality] = Product(term.name, first, right, gram)

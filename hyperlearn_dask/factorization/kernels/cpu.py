@@ -162,9 +162,15 @@ def _grams(
     entries: np.ndarray,
     starts: np.ndarray,
 ) -> np.ndarray | RowGrams:
+    dtype = matrices[mode].dtype
+    if not len(free):
+        return np.zeros((len(starts) - 1, 0, 0), dtype=dtype)
     others = [m for m in range(len(matrices)) if m != mode]
-    of_others = tuple(np.ascontiguousarray(matrices[m][:, free]) for m in others)
-    grams = RowGrams(_take(coords, others), of_others, weights, entries, starts)
+    if others:
+        at, of_others = _take(coords, others), [np.ascontiguousarray(matrices[m][:, free]) for m in others]
+    else:  # the contexts of a relation of two modalities: z_e = 1
+        at, of_others = (np.zeros_like(coords[mode]),), [np.ones((1, len(free)), dtype=dtype)]
+    grams = RowGrams(at, tuple(of_others), weights, entries, starts)
     return grams.formed() if grams.formed_bytes <= max(FORMED_AT_ONCE, grams.nbytes) else grams
 
 

@@ -105,7 +105,7 @@ class Workspace:
         """``common``: the part of H (f x f) that all rows share."""
         columns = len(common)
         high, wide = _rounded(columns, HIGH), _wide(columns, dtype)
-        rows = max(1, ROOM // (high * wide * dtype.itemsize))
+        rows = max(1, ROOM // max(1, high * wide * dtype.itemsize))
         shared = np.zeros((high, wide), dtype=dtype)
         shared[:columns, :columns] = common
         return cls(
@@ -136,7 +136,7 @@ def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.n
     """With g_i = c_i - H_i a_i the ways y_i = H_i^-1 g_i, written to ``way``; returns the g_i (n x f).
 
     ``systems``: as a workspace has them; they become their Cholesky factors. Each has a ridge of the size of
-    its rounding errors added for its solution.
+    its rounding errors added to its diagonal, in H_i as well as in its solution.
     """
     downhill = right.copy()
     eps = right.dtype.type(np.finfo(right.dtype).eps)
@@ -263,16 +263,17 @@ def _descent_pass(width: int) -> Callable[..., None]:
             own, x, g = systems[k], block[k], downhill[k]
             inverse = np.empty(columns, dtype=systems.dtype)  # of the roots of the pivots
             most = systems.dtype.type(0)
-            # g = c - H a
             for a in range(columns):
                 inverse[a] = own[a, a]
                 most = max(most, own[a, a])
-                total = own[a, a] * x[a]
+            ridge = columns * eps * (most if most > 0 else systems.dtype.type(1))
+            # g = c - (H + ridge I) a
+            for a in range(columns):
+                total = (own[a, a] + ridge) * x[a]
                 for b in range(a + 1, columns):
                     total += own[a, b] * x[b]
                     g[b] -= own[a, b] * x[a]
                 g[a] -= total
-            ridge = columns * eps * (most if most > 0 else systems.dtype.type(1))
             for a in range(0, columns, HIGH):
                 # U_ac = H_ac - sum_(k < a) U_ka U_kc, tile by tile
                 for c in range(a - a % width, columns, width):

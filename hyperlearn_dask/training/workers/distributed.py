@@ -370,8 +370,8 @@ class DaskExecutor:
         others += [one for one in letter.given if isinstance(one, Bundle)]
         bundle = self._outbox.bundle(address, moves, others, alone=step is step_along)
         receipt, item = bundle.add(order, letter.given, letter.after)
-        for result in letter.reads:
-            result.readers.append(receipt)
+        for result in letter.reads:  # in place: what drops the result holds the same list
+            result.readers[:] = [*(reader for reader in result.readers if not reader.ended), receipt]
         for copy in letter.copies:
             copy.receipt = receipt
         return Part(self.result(address, number, receipt, item, moved=step is move))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hyperlearn_dask.config import TableSpec
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph.reading import cells
+from hyperlearn_dask.hypergraph.reading import cells, tables
 from hyperlearn_dask.hypergraph.reading.tables import BLOCK, plan, read_part, read_table
 
 BLOCKS = [1, 7, 64, BLOCK]
@@ -126,6 +126,14 @@ def test_any_block_size_reads_the_same(tmp_path_factory, texts, block):
     written = ['"' + v.replace('"', '""') + '"' if set(v) & set('",\n') else v for v in values]
     spec = table(tmp_path_factory.mktemp("t"), "t.csv", "a,b\n" + "".join(f"{v},{v}\n" for v in written))
     assert ids(spec, "a", block) == ids(spec, "b", block) == values
+
+
+def test_a_line_break_in_quotes_stays_whole_wherever_a_piece_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_PIECE", 64)
+    for shift in range(8):
+        rows = [f'"first\r\nsecond{"x" * (n % 7)}",{n}' for n in range(60)]
+        spec = table(tmp_path, f"t{shift}.csv", "\r\n".join(["name,n" + "n" * shift, *rows, ""]))
+        assert ids(spec, "name") == [f"first\r\nsecond{'x' * (n % 7)}" for n in range(60)]
 
 
 def test_parts_are_read_in_any_order(tmp_path):
