@@ -140,7 +140,7 @@ def test_noise_of_entities_may_have_systems_that_are_made_late(monkeypatch):
 def test_noise_of_entities_is_found(tmp_path):
     """Half of the users are four times as hard to tell as the others."""
     rng = np.random.default_rng(1)
-    users, items = (c.ravel() for c in np.indices((60, 150)))
+    items, users = (c.ravel() for c in np.indices((150, 60)))  # sorted by the longer mode
     scale = np.where(np.arange(60) < 30, 0.5, 2.0)
     a, b = rng.normal(size=(60, 2)), rng.normal(size=(150, 2))
     values = (a[users] * b[items]).sum(axis=1) + scale[users] * rng.normal(size=9000)
