@@ -52,7 +52,6 @@ features = [
   { kind = "relation", relation = "made" },
   { kind = "vector", file = "emb.npy" },
   { kind = "vector", column = "face" },
-  { kind = "flags", columns = ["painter", "sculptor"] },
   { kind = "category", column = "medium", table = ["made.jsonl.gz", "artworks.tsv.gz"], id = "by" },
 ]
 
@@ -95,7 +94,6 @@ patience = 4
 ridge = 0.25
 start = "clustered"
 draws = 60
-hyperparameters = "sampled"
 burn_in = 0
 seed = 3
 dtype = "float32"
@@ -135,7 +133,6 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
         FeatureSpec("relation", relation="made"),
         FeatureSpec("vector", file=folder / "emb.npy"),
         FeatureSpec("vector", "face", (artists,), "artist"),
-        FeatureSpec("flags", None, (artists,), "artist", columns=("painter", "sculptor")),
         FeatureSpec("category", "medium", (made, table("artworks.tsv.gz", "tsv", True)), "by"),
     )
     expected = Dataset(
@@ -193,7 +190,6 @@ def test_a_full_file_is_read_as_written(folder: Path) -> None:
             seed=3,
             dtype="float32",
             draws=60,
-            hyperparameters="sampled",
             burn_in=0,
         ),
     )
@@ -431,3 +427,17 @@ def toml(value: object) -> str:
     if isinstance(value, float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def test_flags_and_sampled_hyperparameters_are_read_as_written(folder: Path) -> None:
+    text = FULL.replace(
+        '{ kind = "vector", file = "emb.npy" }', '{ kind = "flags", columns = ["painter", "sculptor"] }'
+    )
+    text = text.replace("draws = 60", 'draws = 60\nhyperparameters = "sampled"')
+    (folder / "dataset.toml").write_text(text, encoding="utf-8")
+    dataset = load_dataset(folder)
+    assert dataset.training.hyperparameters == "sampled"
+    graph = dataset.modalities["artist"].graph
+    assert graph is not None
+    (flags,) = (feature for feature in graph.features if feature.kind == "flags")
+    assert flags.columns == ("painter", "sculptor")
