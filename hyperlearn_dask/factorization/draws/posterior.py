@@ -67,7 +67,8 @@ def draw_code(
     if prior.design is not None:
         right = right - curvature(system, laplacian, mu, made)
     diagonal = beside(np.arange(own.shape[1]), system.gram)
-    system.gram[..., diagonal, diagonal] += array_module(own).asarray(ridges[-1], dtype=own.dtype)
+    # A Gram that all rows share is on the host, whatever the rows are on.
+    system.gram[..., diagonal, diagonal] += array_module(system.gram).asarray(ridges[-1], dtype=own.dtype)
     own[:] = draw_block(BlockSystem(system.gram, right), laplacian, mu, own, rng)
     return made + own, code
 
