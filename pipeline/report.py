@@ -18,8 +18,8 @@ from hyperlearn_dask.use.evaluate import check_entities, tasks
 from hyperlearn_dask.use.examples import Answered, Rated, answered, portraits, rated
 from hyperlearn_dask.use.rank import Ranking
 from pipeline import display
-from pipeline.stages import HYPERGRAPH, METRICS, MODEL, read_metrics
-from pipeline.summary import hypergraph_summary, model_summary
+from pipeline.stages import HYPERGRAPH, METRICS, MODEL
+from pipeline.summary import results_summary
 
 ENTITIES, TUPLES, TOP = 8, 12, 5
 
@@ -50,10 +50,7 @@ def write_report(out: Path, to: Path, *, seed: int = 0) -> None:
         raise InputError("is a folder; the page needs the name of a file", file=to)
     model, hypergraph = open_model(out / MODEL), open_hypergraph(out / HYPERGRAPH)
     check_entities(model, hypergraph)
-    found = {"hypergraph": hypergraph_summary(out / HYPERGRAPH), "model": model_summary(out / MODEL)}
-    if (out / METRICS).exists():
-        found["metrics"] = read_metrics(out / METRICS)["metrics"]
-    page = _page(found, model, hypergraph, out.resolve().name, seed)
+    page = _page(results_summary(out), model, hypergraph, out.resolve().name, seed)
     with replacing(to) as staging:
         staging.write_text(page, encoding="utf-8")
 

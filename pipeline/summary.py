@@ -32,16 +32,23 @@ def summary(path: Path) -> dict[str, Any]:
         else:
             found["hypergraph"] = hypergraph_summary(path)
     else:
-        if (path / HYPERGRAPH).exists():
-            found["hypergraph"] = hypergraph_summary(path / HYPERGRAPH)
-        if (path / MODEL).exists():
-            found["model"] = model_summary(path / MODEL)
-        if (path / METRICS).exists():
-            found["metrics"] = read_metrics(path / METRICS)["metrics"]
+        found = results_summary(path)
     if not found:
         raise InputError(
             f"holds no dataset.toml, {HYPERGRAPH}, {MODEL} or {METRICS}: nothing to tell about", file=path
         )
+    return found
+
+
+def results_summary(folder: Path) -> dict[str, Any]:
+    """``hypergraph``, ``model`` and ``metrics`` of a folder of results, those that are there."""
+    found: dict[str, Any] = {}
+    if (folder / HYPERGRAPH).exists():
+        found["hypergraph"] = hypergraph_summary(folder / HYPERGRAPH)
+    if (folder / MODEL).exists():
+        found["model"] = model_summary(folder / MODEL)
+    if (folder / METRICS).exists():
+        found["metrics"] = read_metrics(folder / METRICS)["metrics"]
     return found
 
 

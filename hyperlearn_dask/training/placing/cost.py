@@ -149,11 +149,6 @@ def line_work(problem: Problem, counts: Counts, place: ShardPlace) -> Work:
     return walk + Work(arithmetic=SCALAR * entries_of(place) * steps * s)
 
 
-def moving_work(problem: Problem, counts: Counts, place: ShardPlace) -> Work:
-    """Of the rows that a shard keeps of modalities elsewhere, moved by itself."""
-    return Work(sum(3 * rows_bytes(problem, counts, place, m) for m in shard_modalities(problem, place)))
-
-
 def entries_of(place: ShardPlace) -> int:
     """Of a shard; contexts are at most as many."""
     return place.stop - place.start
