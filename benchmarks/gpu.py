@@ -30,7 +30,7 @@ TESTS = (
     "tests/factorization/test_blocks.py",
     "tests/factorization/test_filters.py",
     "tests/factorization/test_objective.py",
-    "tests/factorization/test_posterior.py",
+    "tests/factorization/draws/test_posterior.py",
     "tests/hypergraph/test_nearest_on_device.py",
     "tests/training/test_on_device.py",
 )

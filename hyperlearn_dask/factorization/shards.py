@@ -9,9 +9,9 @@ every context that occurs (``context``), or nothing (``unknown``: w0 = 0).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,8 @@ class Shard(Protocol):
         """The contribution to F(A + alpha D), as :func:`..objective.objective_line` expects it."""
         ...
 
-    def parts(self) -> Iterator[Any]:
-        """The shards it is made of, in order: itself, or those that are read one after the other."""
+    def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
+        """What ``work`` gives for the shards it is made of, in order: itself, or those that are read in turn."""
         ...
 
 
@@ -115,8 +117,8 @@ class EntryShard:
         lines = self.matrices(term, directions, fill=0.0)
         return kernels.line(self.tensor, matrices, lines, 1 - term.background)
 
-    def parts(self) -> Iterator[Any]:
-        yield self
+    def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
+        yield work(self)
 
     def matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         """The effective matrices the entries index: of the sort mode only the shard's rows."""
@@ -183,8 +185,8 @@ class ContextShard:
             (self._matrices(term, factors, fill=1.0), self._matrices(term, directions, fill=0.0)),
         )
 
-    def parts(self) -> Iterator[Any]:
-        yield self
+    def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
+        yield work(self)
 
     def _matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         return tuple(

@@ -13,7 +13,7 @@ import numpy as np
 from hyperlearn_dask.backend import Array, array_module
 from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.factorization.shards import Product, Shard
+from hyperlearn_dask.factorization.shards import Product, Result, Shard
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 
@@ -28,8 +28,8 @@ class StreamedShard:
     read: Callable[[], Iterator[SparseTensor]]
     shard_of: Callable[[int, SparseTensor], Shard]
 
-    def parts(self) -> Iterator[Any]:
-        """The shards in order."""
+    def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
+        """What ``work`` gives for the shards, in order."""
         with ThreadPoolExecutor(1, "read-ahead") as reader:
             read = self.read()
             ahead = reader.submit(next, read, None)
@@ -40,8 +40,9 @@ class StreamedShard:
                 ahead = reader.submit(next, read, None)
                 part = self.shard_of(number, entries)
                 del entries
-                yield part
+                result = work(part)
                 del part
+                yield result
 
     def products(
         self,
@@ -52,8 +53,8 @@ class StreamedShard:
     ) -> dict[str, Product]:
         """The sums of what the shards contribute."""
         total: dict[str, Product] = {}
-        for part in self.parts():
-            for modality, product in part.products(problem, factors, modalities, grams).items():
+        for products in self.each(lambda part: part.products(problem, factors, modalities, grams)):
+            for modality, product in products.items():
                 total[modality] = _added(total.get(modality), product, problem.sizes[modality])
         return total
 
@@ -61,8 +62,8 @@ class StreamedShard:
         self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
     ) -> np.ndarray:
         """The sum of what the shards contribute."""
-        lines = [part.line(problem, factors, directions) for part in self.parts()]
-        return np.asarray(np.sum(lines, axis=0))
+        lines = self.each(lambda part: part.line(problem, factors, directions))
+        return np.asarray(sum(lines))
 
 
 def _added(total: Product | None, more: Product, rows: int) -> Product:

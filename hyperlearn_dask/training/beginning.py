@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,19 @@ def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -
 def _sample(shard: Shard, place: ShardPlace, total: int) -> list[SparseTensor]:
     """The shard's part of an evenly spaced sample of the whole relation, whatever the shards are."""
     entries = evenly(total, SAMPLE)
-    found, start = [], place.start
-    for part in shard.parts():
+    start = place.start
+
+    def of_part(part: Any) -> SparseTensor:
+        nonlocal start
         stop = start + part.tensor.nnz
         own = entries[(entries >= start) & (entries < stop)] - start
         tensor = part.tensor[array_module(part.tensor.values).asarray(own)]
         coords = [to_host(c) for c in tensor.coords]
         coords[tensor.sort_mode] = coords[tensor.sort_mode] + part.first_row
-        found.append(SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by))
         start = stop
-    return found
+        return SparseTensor(tuple(coords), to_host(tensor.values), tensor.shape, tensor.sorted_by)
+
+    return list(shard.each(of_part))
 
 
 def _start_step(
@@ -100,12 +104,13 @@ def informed_entities(
 
 def _seen(shard: Shard) -> list[np.ndarray]:
     """Per mode, the rows that have entries."""
-    found = []
-    for part in shard.parts():
+
+    def of_part(part: Any) -> list[np.ndarray]:
         rows = [to_host(array_module(c).unique(c)) for c in part.tensor.coords]
         rows[part.tensor.sort_mode] = rows[part.tensor.sort_mode] + part.first_row
-        found.append(rows)
-    return [np.unique(np.concatenate(of_mode)) for of_mode in zip(*found)]
+        return rows
+
+    return [np.unique(np.concatenate(of_mode)) for of_mode in zip(*shard.each(of_part))]
 
 
 def _linked(laplacian: Array) -> np.ndarray:

@@ -83,7 +83,7 @@ def line_of_shard(
 
 
 def squares_of_shard(shard: Shard) -> float:
-    return sum(float((part.tensor.values.astype(np.float64) ** 2).sum()) for part in shard.parts())
+    return sum(shard.each(lambda part: float((part.tensor.values.astype(np.float64) ** 2).sum())))
 
 
 def proposal_of(

@@ -69,7 +69,7 @@ def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
     assert len(parts["made"]) > 5
     executor = LocalExecutor(hypergraph, Setting("float64", {"made": 0.0, "rated": 0.0}, {}), streams=parts)
     [place] = [p for p in executor.places if p.relation == "made"]
-    nnz = executor.at_shard("count", place, lambda shard: sum(p.tensor.nnz for p in shard.parts()))
+    nnz = executor.at_shard("count", place, lambda shard: sum(shard.each(lambda part: part.tensor.nnz)))
     assert nnz == relation.nnz and len(alive) == len(parts["made"]) and most <= 2
 
 

@@ -10,7 +10,7 @@ and nu_m is drawn on a grid. A weighed sum over entries is a plain one over scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from hyperlearn_dask.backend import Array, array_module
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
-from hyperlearn_dask.factorization.shards import Product, grouped
+from hyperlearn_dask.factorization.shards import EntryShard, Product, Result, grouped
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 GRID = 2.0 ** np.linspace(2, 9, 29)  # where nu is looked for; up to 2 the variance 1 / w has no mean
@@ -32,7 +32,7 @@ ENTRIES = 1 << 16  # residuals made at once
 class WeighedShard:
     """A shard whose entries weigh prod_m w_m[i_m]; ``weights``: w (rows of the shard) by mode."""
 
-    shard: Any
+    shard: EntryShard
     weights: Mapping[int, Array]
 
     def products(
@@ -44,35 +44,35 @@ class WeighedShard:
     ) -> dict[str, Product]:
         """The normal equations of each modality: scaled by the others, then row by row by its own."""
         found = {}
-        for part in self.shard.parts():
-            term = problem.terms[part.term]
-            matrices = part.matrices(term, factors, 1.0)
-            for m, modality in enumerate(term.modalities):
-                if modality not in modalities:
-                    continue
-                others = {mode: w for mode, w in self.weights.items() if mode != m}
-                gram, right = kernels.normal_equations(
-                    _scaled(part.tensor, others),
-                    _scaled_rows(matrices, others),
-                    m,
-                    term.free(m),
-                    term.fixed(m),
-                    1.0,
-                    *grouped(part, m),
-                )
-                if m in self.weights:
-                    own = self.weights[m].astype(right.dtype)
-                    gram = gram.formed() if isinstance(gram, RowGrams) else gram
-                    gram, right = gram * own[:, None, None], right * own[:, None]
-                first = part.first_row if m == part.tensor.sort_mode else 0
-                found[modality] = Product(term.name, first, right, gram)
+        part = self.shard
+        term = problem.terms[part.term]
+        matrices = part.matrices(term, factors, 1.0)
+        for m, modality in enumerate(term.modalities):
+            if modality not in modalities:
+                continue
+            others = {mode: w for mode, w in self.weights.items() if mode != m}
+            gram, right = kernels.normal_equations(
+                _scaled(part.tensor, others),
+                _scaled_rows(matrices, others),
+                m,
+                term.free(m),
+                term.fixed(m),
+                1.0,
+                *grouped(part, m),
+            )
+            if m in self.weights:
+                own = self.weights[m].astype(right.dtype)
+                gram = gram.formed() if isinstance(gram, RowGrams) else gram
+                gram, right = gram * own[:, None, None], right * own[:, None]
+            first = part.first_row if m == part.tensor.sort_mode else 0
+            found[modality] = Product(term.name, first, right, gram)
         return found
 
     def line(
         self, problem: Problem, factors: Mapping[str, Array], directions: Mapping[str, Array]
     ) -> np.ndarray:
         """sum over the entries of w (-2 x xhat(alpha) + xhat(alpha)^2)."""
-        (part,) = self.shard.parts()
+        part = self.shard
         term = problem.terms[part.term]
         return kernels.line(
             _scaled(part.tensor, self.weights),
@@ -81,14 +81,13 @@ class WeighedShard:
             1.0,
         )
 
-    def parts(self) -> Iterator[Any]:
-        """The entries as they weigh."""
-        for part in self.shard.parts():
-            yield replace(part, tensor=_scaled(part.tensor, self.weights))
+    def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
+        """What ``work`` gives for the entries as they weigh."""
+        yield work(replace(self.shard, tensor=_scaled(self.shard.tensor, self.weights)))
 
     def squares(self, problem: Problem, factors: Mapping[str, Array], mode: int) -> tuple[int, Array, Array]:
         """Of the rows of a mode, from which one on: sum_e r_e^2 prod_{k != m} w_k, and how many entries."""
-        (part,) = self.shard.parts()
+        part = self.shard
         tensor, term = part.tensor, problem.terms[part.term]
         matrices = part.matrices(term, factors, 1.0)
         xp = array_module(tensor.values)
