@@ -69,7 +69,7 @@ class Shard(Protocol):
         ...
 
     def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
-        """What ``work`` gives for the shards it is made of, in order: itself, or those that are read in turn."""
+        """What ``work`` gives for the shards it is made of: itself, or those that are read in turn."""
         ...
 
 
