@@ -66,8 +66,8 @@ class Watch:
                     pending.cancel()
                     raise
             except LOSSES as error:
-                self.workers()  # or the scheduler is lost
-                raise Lost(_words(error)) from error
+                self._look_after(needed)  # says who is missing, or that the scheduler is lost
+                raise Lost("lost what a worker had") from error
 
     def workers(self) -> Workers:
         """The workers that are alive."""
@@ -143,7 +143,3 @@ class Watch:
                 "the scheduler is lost; with another one the same command goes on from the last checkpoint",
                 key=self._address,
             ) from error
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
