@@ -110,7 +110,7 @@ def prefetch(matrix, row, column, like):  # type: ignore[no-untyped-def]
     function = builder.module.declare_intrinsic(
         "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
     )
-    start = builder.bitcast(matrix[row].address(column), byte)
+    start = builder.bitcast(matrix.address(row, column), byte)
     for offset in range(0, like.type.width * like.type.dtype.bitwidth // 8, 64):
         line = builder.gep(start, [ir.Constant(_I32, offset)])
         builder.call(function, [line, *(ir.Constant(_I32, i) for i in (0, 3, 1))])
@@ -132,8 +132,7 @@ def add_to(totals, at, value):  # type: ignore[no-untyped-def]
 
 
 def _address(matrix, row, column, columns):  # type: ignore[no-untyped-def]
-    pointer = matrix[row].address(column)
-    return matrix.array.builder.bitcast(pointer, columns.ir.as_pointer())
+    return matrix.array.builder.bitcast(matrix.address(row, column), columns.ir.as_pointer())
 
 
 def _mask(builder, count, width):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import Any
 
 from llvmlite import ir
@@ -99,12 +100,13 @@ class SymbolArray:
             return SymbolArray(self.array, start, self.shape[1:])
         return Symbol(self.array.context, builder, self.array.type.dtype, builder.load(start))
 
-    def address(self, at: Symbol | int) -> Any:
-        """Where array[at] is; no place is counted from the end."""
-        place = at.cast(types.intp).value if isinstance(at, Symbol) else ir.Constant(_INDEX, at)
-        for length in self.shape[1:]:
-            place = self.array.builder.mul(place, length)
-        return self.array.builder.gep(self.data, [place])
+    def address(self, *at: Symbol | int) -> Any:
+        """Where array[at] is, or begins; no place is counted from the end."""
+        builder, place = self.array.builder, ir.Constant(_INDEX, 0)
+        for length, index in zip_longest(self.shape, at, fillvalue=0):
+            more = index.cast(types.intp).value if isinstance(index, Symbol) else ir.Constant(_INDEX, index)
+            place = builder.add(builder.mul(place, length), more)
+        return builder.gep(self.data, [place])
 
     def inside(self, at: Symbol, more: int) -> Symbol:
         """at + more, or the last place if that is beyond it."""
