@@ -69,7 +69,8 @@ def way(
         inverse.astype(dtype),
         right,
         np.ascontiguousarray(block),
-        None if before is None else np.ascontiguousarray(before),
+        # without rows rather than None, for which another pass would be compiled
+        np.empty((0, rank), dtype=dtype) if before is None else np.ascontiguousarray(before),
         inner,
     )
     slope, other = inner.sum(axis=(0, 2))
@@ -171,7 +172,7 @@ def _way_pass(width: int, full: bool) -> Callable[..., None]:
                         step = _chosen(w, j)
                         store(right, i + j, column, step, count)
                         add_to(sums, 0, own * step)
-                        if before is not None:
+                        if len(before):
                             add_to(sums, 1, own * load(before, i + j, column, none, count))
 
     return run
