@@ -28,10 +28,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-# What the compiler may do with sums and products: contract them to one operation, reorder them.
-FLAGS = ("contract", "reassoc", "nsz")
-_I32 = ir.IntType(32)
+from hyperlearn_dask.factorization.kernels.symbols import FLAGS, everywhere, in_kernels, written
 
+_I32 = ir.IntType(32)
 
 # Columns that a pass can be compiled for; the last fills registers well.
 WIDTHS = (8, 16, 32)
@@ -79,98 +78,67 @@ def no_columns(typingctx, matrix, width, full):  # type: ignore[no-untyped-def]
     return of(matrix, width, full), lambda context, builder, signature, args: ir.Constant(of.ir, None)
 
 
-@intrinsic
-def load(typingctx, matrix, row, column, like, count):  # type: ignore[no-untyped-def]
+@in_kernels(lambda matrix, row, column, like, count: like)
+def load(matrix, row, column, like, count):  # type: ignore[no-untyped-def]
     """The columns from ``column`` on of a row; those from ``count`` on are 0 if not ``full``."""
-
-    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = _pointer(context, builder, signature, args, like)
-        if like.full:
-            return builder.load(pointer, align=like.dtype.bitwidth // 8)
-        mask = _mask(builder, args[4], like.width)
-        function = _masked(builder, "load", like)
-        align = ir.Constant(_I32, like.dtype.bitwidth // 8)
-        return builder.call(function, [pointer, align, mask, ir.Constant(like.ir, None)])
-
-    return like(matrix, types.intp, types.intp, like, types.intp), build
+    of, builder = like.type, like.builder
+    pointer, align = _address(matrix, row, column, of), of.dtype.bitwidth // 8
+    if of.full:
+        return like.new(builder.load(pointer, align=align))
+    mask, zeros = _mask(builder, count.value, of.width), ir.Constant(of.ir, None)
+    return like.new(
+        builder.call(_masked(builder, "load", of), [pointer, ir.Constant(_I32, align), mask, zeros])
+    )
 
 
-@intrinsic
-def store(typingctx, matrix, row, column, value, count):  # type: ignore[no-untyped-def]
+@in_kernels()
+def store(matrix, row, column, value, count):  # type: ignore[no-untyped-def]
     """Write columns to a row of a matrix, from ``column`` on."""
-
-    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = _pointer(context, builder, signature, args, value)
-        align = value.dtype.bitwidth // 8
-        if value.full:
-            builder.store(args[3], pointer, align=align)
-        else:
-            mask = _mask(builder, args[4], value.width)
-            function = _masked(builder, "store", value)
-            builder.call(function, [args[3], pointer, ir.Constant(_I32, align), mask])
-        return context.get_dummy_value()
-
-    return types.void(matrix, types.intp, types.intp, value, types.intp), build
+    of, builder = value.type, value.builder
+    pointer, align = _address(matrix, row, column, of), of.dtype.bitwidth // 8
+    if of.full:
+        builder.store(value.value, pointer, align=align)
+    else:
+        mask = _mask(builder, count.value, of.width)
+        builder.call(_masked(builder, "store", of), [value.value, pointer, ir.Constant(_I32, align), mask])
 
 
-@intrinsic
-def prefetch(typingctx, matrix, row, column, like):  # type: ignore[no-untyped-def]
+@in_kernels()
+def prefetch(matrix, row, column, like):  # type: ignore[no-untyped-def]
     """Ask for the cache lines of a row's columns, to be read or written soon."""
-
-    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        byte = ir.IntType(8).as_pointer()
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        )
-        start = builder.bitcast(_pointer(context, builder, signature, args, like), byte)
-        for offset in range(0, like.width * like.dtype.bitwidth // 8, 64):
-            line = builder.gep(start, [ir.Constant(_I32, offset)])
-            builder.call(function, [line, *(ir.Constant(_I32, i) for i in (0, 3, 1))])
-        return context.get_dummy_value()
-
-    return types.void(matrix, types.intp, types.intp, like), build
+    builder, byte = like.builder, ir.IntType(8).as_pointer()
+    function = builder.module.declare_intrinsic(
+        "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    )
+    start = builder.bitcast(matrix.address(row, column), byte)
+    for offset in range(0, like.type.width * like.type.dtype.bitwidth // 8, 64):
+        line = builder.gep(start, [ir.Constant(_I32, offset)])
+        builder.call(function, [line, *(ir.Constant(_I32, i) for i in (0, 3, 1))])
 
 
-@intrinsic
-def item(typingctx, array, at):  # type: ignore[no-untyped-def]
+@in_kernels(lambda array, at: array.dtype)
+def item(array, at):  # type: ignore[no-untyped-def]
     """array[at] of a 1-D array, for ``at`` from 0 on: no place is counted from the end."""
-
-    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        assert signature.args[0].ndim == 1 and signature.args[0].layout == "C", signature.args[0]
-        found = context.make_array(signature.args[0])(context, builder, args[0])
-        return builder.load(builder.gep(found.data, [args[1]]))
-
-    return array.dtype(array, types.intp), build
+    return array[at]
 
 
-@intrinsic
-def add_to(typingctx, totals, at, value):  # type: ignore[no-untyped-def]
+@in_kernels()
+def add_to(totals, at, value):  # type: ignore[no-untyped-def]
     """totals[at, :] += value: float64 sums of columns, (any x width)."""
-
-    def build(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        wide = Columns(types.float64, value.width, True)
-        pointer = _pointer(context, builder, signature, [*args[:2], ir.Constant(args[1].type, 0)], wide)
-        more = args[2] if value.dtype == types.float64 else builder.fpext(args[2], wide.ir)
-        builder.store(builder.fadd(builder.load(pointer, align=8), more, flags=FLAGS), pointer, align=8)
-        return context.get_dummy_value()
-
-    return types.void(totals, types.intp, value), build
+    builder, wide = value.builder, Columns(types.float64, value.type.width, True)
+    pointer = _address(totals, at, 0, wide)
+    more = value.value if value.type.dtype == types.float64 else builder.fpext(value.value, wide.ir)
+    builder.store(builder.fadd(builder.load(pointer, align=8), more, flags=FLAGS), pointer, align=8)
 
 
-def _pointer(context, builder, signature, args, columns):  # type: ignore[no-untyped-def]
-    """The address of matrix[row, column], for C-ordered matrices."""
-    matrix = signature.args[0]
-    assert matrix.ndim == 2 and matrix.layout == "C", matrix
-    array = context.make_array(matrix)(context, builder, args[0])
-    width = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-    element = builder.gep(array.data, [builder.add(builder.mul(args[1], width), args[2])])
-    return builder.bitcast(element, columns.ir.as_pointer())
+def _address(matrix, row, column, columns):  # type: ignore[no-untyped-def]
+    return matrix.array.builder.bitcast(matrix.address(row, column), columns.ir.as_pointer())
 
 
 def _mask(builder, count, width):  # type: ignore[no-untyped-def]
     """True for the first ``count`` places."""
     places = ir.Constant(ir.VectorType(_I32, width), list(range(width)))
-    return builder.icmp_signed("<", places, _everywhere(builder, builder.trunc(count, _I32), width))
+    return builder.icmp_signed("<", places, everywhere(builder, builder.trunc(count, _I32), width))
 
 
 def _masked(builder, what, columns):  # type: ignore[no-untyped-def]
@@ -182,15 +150,6 @@ def _masked(builder, what, columns):  # type: ignore[no-untyped-def]
         function = ir.FunctionType(ir.VoidType(), [columns.ir, pointer, _I32, mask])
     name = f"llvm.masked.{what}.v{columns.width}{scalar}.p0"
     return cgutils.get_or_insert_function(builder.module, function, name)
-
-
-def _everywhere(builder, scalar, width):  # type: ignore[no-untyped-def]
-    """A vector of one number."""
-    vector = ir.VectorType(scalar.type, width)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_I32, 0))
-    return builder.shuffle_vector(
-        first, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, width), None)
-    )
 
 
 # value + value, value * value, number * value
@@ -211,18 +170,6 @@ def _type_multiply(context):  # type: ignore[no-untyped-def]
     return typer
 
 
-@lower_builtin(operator.add, Columns, Columns)
-def _add(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    return builder.fadd(*args, flags=FLAGS)
-
-
-@lower_builtin(operator.mul, Columns, Columns)
-def _multiply(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    return builder.fmul(*args, flags=FLAGS)
-
-
-@lower_builtin(operator.mul, types.Float, Columns)
-def _scale(context, builder, signature, args):  # type: ignore[no-untyped-def]
-    number, columns = signature.args
-    scalar = context.cast(builder, args[0], number, columns.dtype)
-    return builder.fmul(_everywhere(builder, scalar, columns.width), args[1], flags=FLAGS)
+lower_builtin(operator.add, Columns, Columns)(written(operator.add))
+lower_builtin(operator.mul, Columns, Columns)(written(operator.mul))
+lower_builtin(operator.mul, types.Float, Columns)(written(operator.mul))

@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numba
 import numpy as np
-from numba.extending import overload
 
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, store
+from hyperlearn_dask.factorization.kernels.symbols import in_kernels
 
 # Sums formed at once: of rows that share the loads of a small matrix, or of numbers that share a row's.
 TOGETHER = 4
@@ -31,14 +31,17 @@ def grams(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> list[tuple[np.nda
     """
     rank, dtype = pairs[0][0].shape[1], pairs[0][0].dtype
     width, full = _width(rank, dtype)
-    total = np.zeros((numba.get_num_threads(), len(pairs), rank + 1, -(-rank // width) * width))
+    # sums of products by row of the Gram, some too many, and those of ones in the last row
+    shape = (numba.get_num_threads(), len(pairs), -(-rank // width), rank + TOGETHER, width)
+    totals = arrays.zeros(shape, np.float64)
     same = np.array([left is right for left, right in pairs])
     lefts, rights = (tuple(np.ascontiguousarray(side) for side in sides) for sides in zip(*pairs))
-    _gram_pass(width, full)(lefts, rights, same, total, max(1, TILE // max(1, rank * dtype.itemsize)))
-    products, ones = np.split(total.sum(axis=0)[:, :, :rank], [rank], axis=1)
+    _gram_pass(width, full)(lefts, rights, same, totals, max(1, TILE // max(1, rank * dtype.itemsize)))
+    total = totals.sum(axis=0).swapaxes(1, 2).reshape(len(pairs), rank + TOGETHER, -1)[..., :rank]
+    products, ones = total[:, :rank], total[:, -1]
     # of a matrix with itself only the upper half was formed
     products[same] = np.triu(products[same]) + np.triu(products[same], 1).transpose(0, 2, 1)
-    return [(product, one[0]) for product, one in zip(products, ones)]
+    return list(zip(products, ones))
 
 
 def way(
@@ -59,16 +62,18 @@ def way(
         W takes the place of C.
     """
     dtype, rank = block.dtype, block.shape[1]
-    inner = np.zeros((numba.get_num_threads(), 2))
-    _way_pass(*_width(rank, dtype))(
+    width, full = _width(rank, dtype)
+    inner = arrays.zeros((numba.get_num_threads(), 2, width), np.float64)
+    _way_pass(width, full)(
         -gram.astype(dtype),
         inverse.astype(dtype),
         right,
         np.ascontiguousarray(block),
-        None if before is None else np.ascontiguousarray(before),
+        # without rows rather than None, for which another pass would be compiled
+        np.empty((0, rank), dtype=dtype) if before is None else np.ascontiguousarray(before),
         inner,
     )
-    slope, other = inner.sum(axis=0)
+    slope, other = inner.sum(axis=(0, 2))
     return right, float(slope), float(other)
 
 
@@ -114,26 +119,22 @@ def _gram_pass(width: int, full: bool) -> Callable[..., None]:
         threads = len(totals)
         for thread in numba.prange(threads):
             none = no_columns(lefts[0], width, is_full)
-            own = np.zeros((len(lefts), -(-rank // width), rank + 1, width))
             for tile in range(n * thread // threads, n * (thread + 1) // threads, rows):
                 last = min(tile + rows, n * (thread + 1) // threads)
                 for pair in range(len(lefts)):
                     left, right = lefts[pair], rights[pair]
                     for column in range(0, rank, width):
                         count = rank - column
-                        wide = own[pair, column // width]
+                        wide = totals[thread, pair, column // width]
                         for k in range(0, min(rank, column + width) if same[pair] else rank, TOGETHER):
                             sums = (none, none, none, none)
                             for i in range(tile, last):
-                                sums = _add_products(sums, left, i, k, load(right, i, column, none, count))
-                            _add_all(wide, k, rank, sums)
+                                sums = add_products(sums, left, i, k, load(right, i, column, none, count))
+                            _add_all(wide, k, sums)
                         ones = none
                         for i in range(tile, last):
                             ones = ones + load(right, i, column, none, count)
-                        add_to(wide, rank, ones)
-            for pair in range(len(lefts)):
-                for column in range(0, rank, width):
-                    totals[thread, pair, :, column : column + width] = own[pair, column // width]
+                        add_to(wide, rank + TOGETHER - 1, ones)
 
     return run
 
@@ -149,7 +150,7 @@ def _way_pass(width: int, full: bool) -> Callable[..., None]:
         for thread in numba.prange(threads):
             none = no_columns(block, width, is_full)
             downhill = np.empty((TOGETHER, rank), dtype=block.dtype)
-            sums = np.zeros((2, width))
+            sums = inner[thread]
             for i in range(n * thread // threads, n * (thread + 1) // threads, TOGETHER):
                 # the last rows are done again rather than fewer at a time
                 rows = min(TOGETHER, n * (thread + 1) // threads - i)
@@ -157,83 +158,52 @@ def _way_pass(width: int, full: bool) -> Callable[..., None]:
                     count = rank - column
                     g = (none, none, none, none)
                     for k in range(rank):
-                        g = _add_rows(g, block, i, rows, k, load(minus_gram, k, column, none, count))
+                        g = _add_rows(g, block, i, k, load(minus_gram, k, column, none, count))
                     for j in range(rows):
-                        store(
-                            downhill,
-                            j,
-                            column,
-                            _item(g, j, none) + load(right, i + j, column, none, count),
-                            count,
-                        )
+                        own = _chosen(g, j) + load(right, i + j, column, none, count)
+                        store(downhill, j, column, own, count)
                 for column in range(0, rank, width):
                     count = rank - column
                     w = (none, none, none, none)
                     for k in range(rank):
-                        w = _add_rows(w, downhill, 0, rows, k, load(inverse, k, column, none, count))
+                        w = _add_rows(w, downhill, 0, k, load(inverse, k, column, none, count))
                     for j in range(rows):
                         own = load(downhill, j, column, none, count)
-                        step = _item(w, j, none)
+                        step = _chosen(w, j)
                         store(right, i + j, column, step, count)
                         add_to(sums, 0, own * step)
-                        if before is not None:
+                        if len(before):
                             add_to(sums, 1, own * load(before, i + j, column, none, count))
-            inner[thread, 0] = sums[0].sum()
-            inner[thread, 1] = sums[1].sum()
 
     return run
 
 
-# Tuples of columns, unrolled by recursion over their types.
+# Tuples of columns, of symbols.
 
 
-def _add_products(sums, left, i, k, values): ...  # type: ignore[no-untyped-def]
-def _add_all(totals, k, rank, sums): ...  # type: ignore[no-untyped-def]
-def _add_rows(sums, left, i, rows, k, values): ...  # type: ignore[no-untyped-def]
-def _item(values, j, none): ...  # type: ignore[no-untyped-def]
+@in_kernels(lambda sums, left, i, k, values: sums)
+def add_products(sums, left, i, k, values):  # type: ignore[no-untyped-def]
+    """sums_j + left[i, k + j] values; columns beyond the last are the last."""
+    return [total + left[i][left[i].inside(k, j)] * values for j, total in enumerate(sums)]
 
 
-@overload(_add_products)
-def _add_products_(sums, left, i, k, values):  # type: ignore[no-untyped-def]
-    """sums_j += left[i, k + j] values."""
-    if len(sums) == 0:
-        return lambda sums, left, i, k, values: ()
-
-    def body(sums, left, i, k, values):  # type: ignore[no-untyped-def]
-        number = left[i, min(k, left.shape[1] - 1)]
-        return (sums[0] + number * values, *_add_products(sums[1:], left, i, k + 1, values))
-
-    return body
+@in_kernels(lambda sums, left, i, k, values: sums)
+def _add_rows(sums, left, i, k, values):  # type: ignore[no-untyped-def]
+    """sums_j + left[i + j, k] values; rows beyond the last are the last."""
+    return [total + left[left.inside(i, j)][k] * values for j, total in enumerate(sums)]
 
 
-@overload(_add_all)
-def _add_all_(totals, k, rank, sums):  # type: ignore[no-untyped-def]
-    if len(sums) == 0:
-        return lambda totals, k, rank, sums: None
-
-    def body(totals, k, rank, sums):  # type: ignore[no-untyped-def]
-        if k < rank:
-            add_to(totals, k, sums[0])
-        _add_all(totals, k + 1, rank, sums[1:])
-
-    return body
+@in_kernels()
+def _add_all(totals, k, sums):  # type: ignore[no-untyped-def]
+    """totals[k + j] += sums_j, in float64."""
+    for j, value in enumerate(sums):
+        add_to(totals, k + j, value)
 
 
-@overload(_add_rows)
-def _add_rows_(sums, left, i, rows, k, values):  # type: ignore[no-untyped-def]
-    """sums_j += left[i + j, k] values, of the first ``rows`` rows."""
-    if len(sums) == 0:
-        return lambda sums, left, i, rows, k, values: ()
-
-    def body(sums, left, i, rows, k, values):  # type: ignore[no-untyped-def]
-        here = i if rows > 0 else i - 1
-        return (sums[0] + left[here, k] * values, *_add_rows(sums[1:], left, here + 1, rows - 1, k, values))
-
-    return body
-
-
-@overload(_item)
-def _item_(values, j, none):  # type: ignore[no-untyped-def]
-    if len(values) == 0:
-        return lambda values, j, none: none
-    return lambda values, j, none: values[0] if j == 0 else _item(values[1:], j - 1, none)
+@in_kernels(lambda values, j: values[0])
+def _chosen(values, j):  # type: ignore[no-untyped-def]
+    """values_j."""
+    found = values[0]
+    for k, value in enumerate(values[1:], 1):
+        found = value.if_equal(j, k, found)
+    return found

@@ -11,13 +11,22 @@ what its run has of a row begun before goes to its line of ``edges``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, reduce
+from itertools import accumulate, pairwise
+from operator import mul
 
 import numba
-from numba.extending import overload
+from numba import types
 
-from hyperlearn_dask.factorization.kernels.columns import add_to, item, load, no_columns, prefetch, store
+from hyperlearn_dask.factorization.kernels.columns import (
+    add_to,
+    item,
+    load,
+    no_columns,
+    prefetch,
+    store,
+)
+from hyperlearn_dask.factorization.kernels.symbols import in_kernels
 
 # Entries ahead of the present one whose rows are asked for.
 AHEAD = 16
@@ -36,7 +45,6 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
     def run(starts, coords, values, first, others, out, edges, owns, cuts, rows, column, count):  # type: ignore[no-untyped-def]
         for thread in numba.prange(len(cuts) - 1):
             none = no_columns(first, width, is_full)
-            own = _of_thread(owns, thread)
             for row in range(rows[thread] - 1, rows[thread + 1]):
                 begun_before = row < rows[thread]
                 begin = cuts[thread] if begun_before else starts[row]
@@ -46,13 +54,13 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
                 for e in range(begin, end):
                     ahead = min(e + AHEAD, cuts[thread + 1] - 1)
                     _ask_for(others, coords, ahead, column, none)
-                    _ask_for(own, coords, ahead, column, none)
+                    _ask_for_own(owns, thread, coords, ahead, column, none)
                     factors = _gather(others, coords, e, column, none, count)
                     x = item(values, e)
                     # sort mode: x prod_others; another mode m: x a prod_{others but m}
                     if out is not None:
                         total = total + x * _product(factors)
-                    _scatter(own, _all_but_one(factors, x * a), coords, e, column, count)
+                    _scatter(owns, thread, _all_but_one(factors, x * a), coords, e, column, count)
                 if out is not None and begun_before:
                     store(edges, thread, column, total, count)
                 if out is not None and not begun_before:
@@ -78,7 +86,7 @@ def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
                 end = min(starts[row + 1], cuts[thread + 1])
                 if begin >= end:
                     continue
-                sums = _as_many((none,), others, none)
+                sums = _zeros(none, others)
                 for e in range(begin, end):
                     ahead = min(e + AHEAD, cuts[thread + 1] - 1)
                     _ask_for(others, coords, ahead, column, none)
@@ -86,138 +94,80 @@ def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
                     a = _gather(others, coords, e, column, none, count)
                     d = _gather(others_along, coords, e, column, none, count)
                     # sums_k += x [alpha^k] prod_others (a + alpha d)
-                    sums = _add_scaled(sums, item(values, e), _multiply_out((a[0], d[0]), a[1:], d[1:]))
+                    sums = _add_scaled(sums, item(values, e), _multiply_out(a, d))
                 a = load(first, row, column, none, count)
                 d = load(along, row, column, none, count)
-                _add_all(totals[thread], 0, _times_linear(sums, a, d))
+                _add_all(totals, thread, _times_linear(sums, a, d))
 
     return run
 
 
-# Tuples, one item per mode: unrolled by recursion over their types.
+# Tuples, one item per mode, of symbols.
 
 
-def _unrolled(stub: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes ``stub`` callable in kernels; the decorated function chooses its body by types."""
-    return overload(stub, inline="never")
+@in_kernels()
+def _ask_for(matrices, coords, e, column, like):  # type: ignore[no-untyped-def]
+    """The rows that entry e needs are to be read soon."""
+    for matrix, index in zip(matrices, coords):
+        prefetch(matrix, item(index, e), column, like)
 
 
-def _of_thread(arrays, thread): ...  # type: ignore[no-untyped-def]
-def _ask_for(matrices, coords, e, column, like): ...  # type: ignore[no-untyped-def]
-def _gather(matrices, coords, e, column, like, count): ...  # type: ignore[no-untyped-def]
-def _scatter(matrices, values, coords, e, column, count): ...  # type: ignore[no-untyped-def]
-def _product(values): ...  # type: ignore[no-untyped-def]
-def _all_but_one(values, left): ...  # type: ignore[no-untyped-def]
-def _as_many(values, others, none): ...  # type: ignore[no-untyped-def]
-def _add_scaled(sums, x, values): ...  # type: ignore[no-untyped-def]
-def _multiply_out(p, a, d): ...  # type: ignore[no-untyped-def]
-def _times_linear(p, a, d): ...  # type: ignore[no-untyped-def]
-def _shifted(p, low, a, d): ...  # type: ignore[no-untyped-def]
-def _add_all(totals, at, values): ...  # type: ignore[no-untyped-def]
+@in_kernels()
+def _ask_for_own(owns, thread, coords, e, column, like):  # type: ignore[no-untyped-def]
+    _ask_for([own[thread] for own in owns], coords, e, column, like)
 
 
-@_unrolled(_of_thread)
-def _of_thread_(arrays, thread):  # type: ignore[no-untyped-def]
-    if len(arrays) == 0:
-        return lambda arrays, thread: ()
-    return lambda arrays, thread: (arrays[0][thread], *_of_thread(arrays[1:], thread))
+@in_kernels(lambda matrices, coords, e, column, like, count: types.UniTuple(like, len(matrices)))
+def _gather(matrices, coords, e, column, like, count):  # type: ignore[no-untyped-def]
+    """The rows of entry e."""
+    return [load(matrix, item(index, e), column, like, count) for matrix, index in zip(matrices, coords)]
 
 
-@_unrolled(_ask_for)
-def _ask_for_(matrices, coords, e, column, like):  # type: ignore[no-untyped-def]
-    if len(matrices) == 0:
-        return lambda matrices, coords, e, column, like: None
-
-    def body(matrices, coords, e, column, like):  # type: ignore[no-untyped-def]
-        prefetch(matrices[0], item(coords[0], e), column, like)
-        _ask_for(matrices[1:], coords[1:], e, column, like)
-
-    return body
+@in_kernels()
+def _scatter(owns, thread, values, coords, e, column, count):  # type: ignore[no-untyped-def]
+    """Add to the rows of entry e."""
+    for own, value, index in zip(owns, values, coords):
+        matrix, i = own[thread], item(index, e)
+        store(matrix, i, column, load(matrix, i, column, value, count) + value, count)
 
 
-@_unrolled(_gather)
-def _gather_(matrices, coords, e, column, like, count):  # type: ignore[no-untyped-def]
-    if len(matrices) == 0:
-        return lambda matrices, coords, e, column, like, count: ()
-    return lambda matrices, coords, e, column, like, count: (
-        load(matrices[0], item(coords[0], e), column, like, count),
-        *_gather(matrices[1:], coords[1:], e, column, like, count),
-    )
+@in_kernels(lambda values: values[0])
+def _product(values):  # type: ignore[no-untyped-def]
+    return reduce(mul, values)
 
 
-@_unrolled(_scatter)
-def _scatter_(matrices, values, coords, e, column, count):  # type: ignore[no-untyped-def]
-    if len(matrices) == 0:
-        return lambda matrices, values, coords, e, column, count: None
-
-    def body(matrices, values, coords, e, column, count):  # type: ignore[no-untyped-def]
-        i = item(coords[0], e)
-        store(matrices[0], i, column, load(matrices[0], i, column, values[0], count) + values[0], count)
-        _scatter(matrices[1:], values[1:], coords[1:], e, column, count)
-
-    return body
-
-
-@_unrolled(_product)
-def _product_(values):  # type: ignore[no-untyped-def]
-    if len(values) == 1:
-        return lambda values: values[0]
-    return lambda values: values[0] * _product(values[1:])
-
-
-@_unrolled(_all_but_one)
-def _all_but_one_(values, left):  # type: ignore[no-untyped-def]
+@in_kernels(lambda values, left: values)
+def _all_but_one(values, left):  # type: ignore[no-untyped-def]
     """left times the product of all values but one, for each of them."""
-    if len(values) == 1:
-        return lambda values, left: (left,)
-    return lambda values, left: (
-        left * _product(values[1:]),
-        *_all_but_one(values[1:], left * values[0]),
-    )
+    before = accumulate(values[:-1], mul, initial=left)
+    return [reduce(mul, values[k + 1 :], product) for k, product in enumerate(before)]
 
 
-@_unrolled(_as_many)
-def _as_many_(values, others, none):  # type: ignore[no-untyped-def]
-    if len(others) == 0:
-        return lambda values, others, none: values
-    return lambda values, others, none: _as_many((*values, none), others[1:], none)
+@in_kernels(lambda none, others: types.UniTuple(none, len(others) + 1))
+def _zeros(none, others):  # type: ignore[no-untyped-def]
+    """The sums of the coefficients of a product over the other modes, before the first."""
+    return [none] * (len(others) + 1)
 
 
-@_unrolled(_add_scaled)
-def _add_scaled_(sums, x, values):  # type: ignore[no-untyped-def]
-    if len(sums) == 0:
-        return lambda sums, x, values: ()
-    return lambda sums, x, values: (sums[0] + x * values[0], *_add_scaled(sums[1:], x, values[1:]))
+@in_kernels(lambda sums, x, values: sums)
+def _add_scaled(sums, x, values):  # type: ignore[no-untyped-def]
+    return [total + x * value for total, value in zip(sums, values)]
 
 
-@_unrolled(_multiply_out)
-def _multiply_out_(p, a, d):  # type: ignore[no-untyped-def]
-    """The coefficients of p prod (a + alpha d)."""
-    if len(a) == 0:
-        return lambda p, a, d: p
-    return lambda p, a, d: _multiply_out(_times_linear(p, a[0], d[0]), a[1:], d[1:])
+@in_kernels(lambda a, d: types.UniTuple(a[0], len(a) + 1))
+def _multiply_out(a, d):  # type: ignore[no-untyped-def]
+    """The coefficients of prod (a + alpha d)."""
+    return reduce(lambda p, factor: _times_linear(p, *factor), zip(a[1:], d[1:]), (a[0], d[0]))
 
 
-@_unrolled(_times_linear)
-def _times_linear_(p, a, d):  # type: ignore[no-untyped-def]
+@in_kernels(lambda p, a, d: types.UniTuple(a, len(p) + 1))
+def _times_linear(p, a, d):  # type: ignore[no-untyped-def]
     """The coefficients of p (a + alpha d)."""
-    return lambda p, a, d: (p[0] * a, *_shifted(p[1:], p[0], a, d))
+    return (p[0] * a, *(high * a + low * d for low, high in pairwise(p)), p[-1] * d)
 
 
-@_unrolled(_shifted)
-def _shifted_(p, low, a, d):  # type: ignore[no-untyped-def]
-    if len(p) == 0:
-        return lambda p, low, a, d: (low * d,)
-    return lambda p, low, a, d: (p[0] * a + low * d, *_shifted(p[1:], p[0], a, d))
-
-
-@_unrolled(_add_all)
-def _add_all_(totals, at, values):  # type: ignore[no-untyped-def]
-    if len(values) == 0:
-        return lambda totals, at, values: None
-
-    def body(totals, at, values):  # type: ignore[no-untyped-def]
-        add_to(totals, at, values[0])
-        _add_all(totals, at + 1, values[1:])
-
-    return body
+@in_kernels()
+def _add_all(totals, thread, values):  # type: ignore[no-untyped-def]
+    """totals[thread, k] += values[k], in float64."""
+    for k, value in enumerate(values):
+        add_to(totals[thread], k, value)

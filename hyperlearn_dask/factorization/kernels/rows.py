@@ -14,11 +14,11 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba.extending import overload
 
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import load, no_columns, store
-from hyperlearn_dask.factorization.kernels.dense import _add_products
+from hyperlearn_dask.factorization.kernels.dense import add_products
+from hyperlearn_dask.factorization.kernels.symbols import in_kernels
 
 # Rows of a tile.
 HIGH = 6
@@ -246,8 +246,8 @@ def _moment_pass(width: int) -> Callable[..., None]:
                     for c in range(a - a % width, columns, width):
                         sums = nothing
                         for j in range(count):
-                            sums = _add_products(sums, z, j, a, load(z, j, c, none, width))
-                        _add_weighted(own, weights, a, c, sums, none, width)
+                            sums = add_products(sums, z, j, a, load(z, j, c, none, width))
+                        _add_weighted(own, weights, a, c, sums, width)
 
     return run
 
@@ -279,8 +279,8 @@ def _descent_pass(width: int) -> Callable[..., None]:
                 for c in range(a - a % width, columns, width):
                     sums = nothing
                     for above in range(a):
-                        sums = _add_products(sums, own, above, a, load(own, above, c, none, width))
-                    _subtract(own, a, c, sums, none, width)
+                        sums = add_products(sums, own, above, a, load(own, above, c, none, width))
+                    _subtract(own, a, c, sums, width)
                 for row in range(a, min(a + HIGH, columns)):
                     for above in range(a, row):
                         left = own[above, row]
@@ -398,36 +398,19 @@ def _copy_both_halves(systems, found):  # type: ignore[no-untyped-def]
                 found[k, b, a] = systems[k, a, b]
 
 
-# Tuples of columns, unrolled by recursion over their types.
+# Tuples of columns, of symbols.
 
 
-def _add_weighted(matrix, weights, row, column, sums, none, width): ...  # type: ignore[no-untyped-def]
-def _subtract(matrix, row, column, sums, none, width): ...  # type: ignore[no-untyped-def]
-
-
-@overload(_add_weighted)
-def _add_weighted_(matrix, weights, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+@in_kernels()
+def _add_weighted(matrix, weights, row, column, sums, width):  # type: ignore[no-untyped-def]
     """matrix[row + j] += weights[row + j] sums_j."""
-    if len(sums) == 0:
-        return lambda matrix, weights, row, column, sums, none, width: None
-
-    def body(matrix, weights, row, column, sums, none, width):  # type: ignore[no-untyped-def]
-        more = sums[0] * load(weights, row, column, none, width)
-        store(matrix, row, column, load(matrix, row, column, none, width) + more, width)
-        _add_weighted(matrix, weights, row + 1, column, sums[1:], none, width)
-
-    return body
+    for j, total in enumerate(sums):
+        more = total * load(weights, row + j, column, total, width)
+        store(matrix, row + j, column, load(matrix, row + j, column, total, width) + more, width)
 
 
-@overload(_subtract)
-def _subtract_(matrix, row, column, sums, none, width):  # type: ignore[no-untyped-def]
+@in_kernels()
+def _subtract(matrix, row, column, sums, width):  # type: ignore[no-untyped-def]
     """matrix[row + j] -= sums_j."""
-    if len(sums) == 0:
-        return lambda matrix, row, column, sums, none, width: None
-
-    def body(matrix, row, column, sums, none, width):  # type: ignore[no-untyped-def]
-        less = matrix.dtype.type(-1) * sums[0]
-        store(matrix, row, column, load(matrix, row, column, none, width) + less, width)
-        _subtract(matrix, row + 1, column, sums[1:], none, width)
-
-    return body
+    for j, total in enumerate(sums):
+        store(matrix, row + j, column, load(matrix, row + j, column, total, width) - total, width)
