@@ -24,7 +24,7 @@ SMALL = 0.01  # weights of the ridge regression below it are let go ...
 LINKS = 128  # ... but for so many, the largest, of each target: those of rare ones are all small
 
 SHARPNESS = 4.0
-EPOCHS = 8
+EPOCHS = 16  # of 8 to 24 the likeliest on held-out hyperedges of Tate
 BATCH = 256  # contexts that share a step, at most: there are 64 steps or more in an epoch
 RATE = 1.0
 FADING = 0.02  # weights of the softmax regression below it are let go

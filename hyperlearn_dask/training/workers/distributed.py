@@ -23,7 +23,7 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -365,24 +365,24 @@ class DaskExecutor:
         drop = self._drop(address)
         sent = tuple(letter.sent)
         order = Order(self._run, self._topic, name, number, drop, self.whole, load, step, arguments, sent)
-        moves = [r.receipt for r in letter.reads if r.moved and isinstance(r.receipt, Bundle)]
-        others = [r.receipt for r in letter.reads if not r.moved and isinstance(r.receipt, Bundle)]
+        leading = [r.receipt for r in letter.reads if r.leads and isinstance(r.receipt, Bundle)]
+        others = [r.receipt for r in letter.reads if not r.leads and isinstance(r.receipt, Bundle)]
         others += [one for one in letter.given if isinstance(one, Bundle)]
-        bundle = self._outbox.bundle(address, moves, others, alone=step is step_along)
+        bundle = self._outbox.bundle(address, leading, others, alone=step is step_along)
         receipt, item = bundle.add(order, letter.given, letter.after)
         for result in letter.reads:  # in place: what drops the result holds the same list
             result.readers[:] = [*(reader for reader in result.readers if not reader.ended), receipt]
         for copy in letter.copies:
             copy.receipt = receipt
-        return Part(self.result(address, number, receipt, item, moved=step is move))
+        return Part(self.result(address, number, receipt, item, leads=step is move))
 
     def _key(self, name: str, number: int) -> tuple[str, str, int]:
         return name, f"{self._topic}-{self._run.attempt}", number
 
-    def _send(self) -> None:
-        """Send all steps that wait to be."""
+    def _send(self, wanted: Collection[Bundle]) -> None:
+        """Send the steps that wait to be, those in any case that somebody waits for."""
         try:
-            self._outbox.send(self._key)
+            self._outbox.send(self._key, wanted)
         except ClosedClientError:
             self._watch.workers()  # says that the scheduler is lost
             raise
@@ -397,17 +397,17 @@ class DaskExecutor:
         """What is at some places of what bundles give, straight from the workers."""
         if not items:
             return []
-        self._send()
         bundles = list(dict.fromkeys(bundle for bundle, _ in items))
+        self._send(bundles)
         bring = partial(self._client.gather, [bundle.future for bundle in bundles], direct=True)
         values = dict(zip(bundles, self._watch.result(bring, self.placement.workers)))
         return [values[bundle][item] for bundle, item in items]
 
     def result(
-        self, address: str, number: int, receipt: Bundle | None = None, item: int = 0, moved: bool = False
+        self, address: str, number: int, receipt: Bundle | None = None, item: int = 0, *, leads: bool
     ) -> Result:
         """A result that is dropped from its worker when nobody here knows of it any more."""
-        result = Result(address, number, receipt, item, moved)
+        result = Result(address, number, receipt, item, leads)
         finalize(result, self._garbage[address].append, (number, result.readers)).atexit = False
         return result
 

@@ -20,16 +20,17 @@ UNKNOWN = Large()  # of a receipt that is not here
 class Result:
     """A result on a worker: under which number, and the place of its receipt in what a bundle gives.
 
-    ``moved``: whether it is a moved factor; ``value``: the receipt itself once it is here, so that nobody
-    asks for it again; ``readers``: the bundles of the steps that read it, after which it may be dropped;
-    ``copies``: rows of it that other workers have, by address and path; ``place``: the shard that it is of.
+    ``leads``: whether steps that read it may go with what makes it, see :mod:`.outbox`; ``value``: the
+    receipt itself once it is here, so that nobody asks for it again; ``readers``: the bundles of the steps
+    that read it, after which it may be dropped; ``copies``: rows of it that other workers have, by address
+    and path; ``place``: the shard that it is of.
     """
 
     address: str
     number: int
     receipt: Bundle | None = None
     item: int = 0
-    moved: bool = False
+    leads: bool = False
     value: Any = UNKNOWN
     readers: list[Bundle] = field(default_factory=list)
     copies: dict[tuple[str, tuple[Any, ...]], Result | Sum] = field(default_factory=dict)

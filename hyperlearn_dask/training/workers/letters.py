@@ -21,7 +21,7 @@ class Office(Protocol):
     whole: bool
     numbers: itertools.count[int]
 
-    def result(self, address: str, number: int) -> Result: ...
+    def result(self, address: str, number: int, *, leads: bool) -> Result: ...
 
     def hand_out(self, part: Part, form: Form, to: str) -> tuple[Bundle, int]: ...
 
@@ -50,8 +50,9 @@ class Letter:
         copy = result.copies.get((self._address, part.path))
         if isinstance(copy, Result):
             return self._kept(copy, ())
-        new = self._office.result(self._address, next(self._office.numbers)) if part.shared else None
-        if new is not None:
+        new = None
+        if part.shared:
+            new = self._office.result(self._address, next(self._office.numbers), leads=True)
             result.copies[self._address, part.path] = new
             self.copies.append(new)
         keep_as = None if new is None else new.number

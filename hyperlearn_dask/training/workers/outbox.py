@@ -2,7 +2,8 @@
 
 A task costs the scheduler and its worker more than a small step does. So steps of one worker that do not
 wait for each other, the solves of its modalities, go together as a *bundle*; and so does what moves factors
-with what reads them there. Nothing else follows within a bundle, as others may wait for what it gives.
+with what reads them there, and what brings rows of another worker's with what reads these again. Nothing
+else follows within a bundle, as others may wait for what it gives. Moves wait here for their readers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from dask import annotate
 from distributed import Client, Future
 
+from hyperlearn_dask.training.executor import move
 from hyperlearn_dask.training.workers.on_worker import Order, Piece, carry_out
 
 LONGEST_NAME = 60  # of a task, in characters
@@ -24,7 +26,7 @@ LONGEST_NAME = 60  # of a task, in characters
 class Bundle:
     """A task: the steps, or pieces of results, that a worker makes in it.
 
-    ``stage``: of how many bundles of the same sending it is after; ``given``: of each step or piece what
+    ``stage``: higher than that of all it is after; ``given``: of each step or piece what
     comes from elsewhere; ``after``: what else is waited for. All these are forgotten once it is sent, and
     there is the ``future`` of the list of what they give.
     """
@@ -50,6 +52,10 @@ class Bundle:
         return self, len(self.what) - 1
 
     @property
+    def only_moves(self) -> bool:
+        return all(isinstance(what, Order) and what.step is move for what in self.what)
+
+    @property
     def name(self) -> str:
         """Of its last kind of steps: ``solve-artist-tag`` of solve-artist and solve-tag."""
         kind = self.what[-1].name.partition("-")[0]
@@ -66,14 +72,14 @@ class Outbox:
         self._bundles: dict[tuple[str, ...], Bundle] = {}
 
     def bundle(
-        self, address: str, with_moves: Iterable[Bundle], after: Iterable[Bundle], *, alone: bool = False
+        self, address: str, leading: Iterable[Bundle], after: Iterable[Bundle], *, alone: bool = False
     ) -> Bundle:
         """The bundle that a step on a worker can go with.
 
-        ``with_moves``: bundles whose factors' moves it reads, and may follow in the same; ``after``: others
-        that it waits for or is given of.
+        ``leading``: bundles of results that it may read in the same; ``after``: others that it waits for or
+        is given of.
         """
-        stages = [one.stage + (one.address != address) for one in with_moves if one.future is None]
+        stages = [one.stage + (one.address != address) for one in leading if one.future is None]
         stages += [one.stage + 1 for one in after if one.future is None]
         return self._at(address, max(stages, default=0), str(next(self._numbers)) if alone else "")
 
@@ -82,9 +88,15 @@ class Outbox:
         stage = made_in.stage if made_in.future is None else 0
         return self._at(made_in.address, stage, f"to {to}")
 
-    def send(self, key: Callable[[str, int], tuple[Any, ...]]) -> None:
-        """Send all, as one graph; ``key``: of a task, by its name and a number of its own."""
-        bundles, self._bundles = list(self._bundles.values()), {}
+    def send(self, key: Callable[[str, int], tuple[Any, ...]], wanted: Iterable[Bundle]) -> None:
+        """Send what waits, as one graph, but moves that nobody reads yet.
+
+        ``key``: of a task, by its name and a number of its own; ``wanted``: what is sent in any case.
+        """
+        waiting = [one for one in self._bundles.values() if not one.only_moves]
+        chosen = _with_all_before([*waiting, *wanted])
+        bundles = [one for one in self._bundles.values() if one in chosen]
+        self._bundles = {place: one for place, one in self._bundles.items() if one not in chosen}
         if not bundles:
             return
         for bundle in bundles:
@@ -106,6 +118,18 @@ class Outbox:
 
     def _at(self, address: str, stage: int, which: str) -> Bundle:
         return self._bundles.setdefault((address, str(stage), which), Bundle(address, stage))
+
+
+def _with_all_before(bundles: Iterable[Bundle]) -> set[Bundle]:
+    """Those that are not sent, and all that they are after."""
+    found: set[Bundle] = set()
+    left = [*bundles]
+    while left:
+        one = left.pop()
+        if one.future is None and one not in found:
+            found.add(one)
+            left += [other for own in [*one.given, one.after] for other in own if isinstance(other, Bundle)]
+    return found
 
 
 def _future(one: Bundle | Future) -> Future:
