@@ -13,7 +13,7 @@ first sweep, and do not pull all to 0. On clear clusters of equal degrees it end
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import scipy.sparse
@@ -47,10 +47,10 @@ def start_factors(
     only_zero
         Whether groups that no ``zero`` relation uses start at random all the same.
     """
-    factors = {
-        m: np.broadcast_to(problem.resting_value(m), (n, problem.rank)).copy()
-        for m, n in problem.sizes.items()
-    }
+    factors = {}
+    for m, n in problem.sizes.items():
+        factors[m] = np.empty((n, problem.rank), dtype)
+        factors[m][:] = problem.resting_value(m)
     rng = np.random.default_rng(seed)
     for group, width in problem.groups.items():
         columns = np.arange(problem.rank)[problem.columns_of(group)]
@@ -61,7 +61,7 @@ def start_factors(
         joining = [t for t in terms if joins(t)[columns[0]]]
         if kind != "random" and (joining or not only_zero):
             begin = _by_degree if kind == "degree" else _clustered
-            for m, values in begin(joining or terms, columns[0], width, samples, rng).items():
+            for m, values in begin(joining or terms, columns[0], width, samples, rng):
                 factors[m][:, columns] = values
                 coupled[m] = False
         for m, is_free in coupled.items():
@@ -69,7 +69,7 @@ def start_factors(
                 alone = all(t.coupled[:, columns[0]].sum() == 1 for t in terms if m in t.modalities)
                 noise = rng.normal(scale=RANDOM_SCALE, size=(problem.sizes[m], width))
                 factors[m][:, columns] = 0 if alone else noise
-    return {m: np.ascontiguousarray(a, dtype=dtype) for m, a in factors.items()}
+    return factors
 
 
 def joins(term: Term) -> np.ndarray:
@@ -93,13 +93,12 @@ def _by_degree(
     width: int,
     samples: Mapping[str, SparseTensor],
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """Degrees times uniform random numbers, over the modalities that some terms couple.
 
     The columns of the K modalities of a term have lengths whose product is about the norm of its tensor over
     the number of columns, so that all columns together are of the tensor's size.
     """
-    starts = {}
     for m in dict.fromkeys(m for t in terms for m in _members(t, column)):
         degree, scale = np.zeros(_size(terms, samples, m)), 0.0
         for term in terms:
@@ -109,8 +108,9 @@ def _by_degree(
                 norm = float(np.linalg.norm(tensor.values)) / width
                 scale = max(scale, norm ** (1 / len(_members(term, column))))
         length = max(float(np.linalg.norm(degree)), 1e-300)
-        starts[m] = rng.random((len(degree), width)) * (degree * (scale / length))[:, None]
-    return starts
+        start = rng.random((len(degree), width))
+        start *= (degree * (scale / length))[:, None]
+        yield m, start
 
 
 def _clustered(
@@ -119,7 +119,7 @@ def _clustered(
     width: int,
     samples: Mapping[str, SparseTensor],
     rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """One column per cluster of the hyperedges of some terms, over the modalities they couple."""
     members = list(dict.fromkeys(m for t in terms for m in _members(t, column)))
     first = dict(zip(members, np.cumsum([0, *(_size(terms, samples, m) for m in members)])))
@@ -139,15 +139,14 @@ def _clustered(
     counts = np.zeros((total, width))
     np.add.at(counts, (pairs[1], cluster[pairs[0]]), weight[pairs[0]])
     mass = np.bincount(cluster, weights=weight, minlength=width)
-    starts = {}
     for m in members:
         block = counts[first[m] : first[m] + _size(terms, samples, m)]
         share = block / np.maximum(block.sum(axis=0), 1e-300)
         # sum over the cluster's box = its mass, spread evenly over the modes
-        starts[m] = share * mass ** (1 / len(_members(terms[0], column)))
+        start = share * mass ** (1 / len(_members(terms[0], column)))
         # a little noise keeps empty clusters, and entities of no cluster, alive
-        starts[m] += rng.random(share.shape) * 1e-3 * max(starts[m].mean(), 1e-12)
-    return starts
+        start += rng.random(share.shape) * 1e-3 * max(start.mean(), 1e-12)
+        yield m, start
 
 
 def _cluster_hyperedges(
