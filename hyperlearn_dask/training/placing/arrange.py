@@ -31,8 +31,8 @@ from hyperlearn_dask.training.placing.placement import (
     walked_by_owners,
 )
 
-# Tasks that a part more costs in a sweep: its solve, direction and step, and handing out a result.
-PART_TASKS = 4
+# Tasks that a part more costs in a sweep, where its shard is: solving and directing.
+PART_TASKS = 2
 
 
 def counts_of(hypergraph: Hypergraph, dtype: str) -> Counts:

@@ -105,7 +105,7 @@ def plan(
     work = _work(problem, counts, placement)
     messages = list(_messages(problem, counts, placement))
     exchange = sum(_longest_link(messages, stage, machine) for stage in ("products", "line"))
-    stages, spent = {}, {"exchange": exchange, "driver": _tasks(problem, placement, messages) * machine.task}
+    stages, spent = {}, {"exchange": exchange, "driver": _tasks(work, messages) * machine.task}
     for stage in STAGES:
         slowest = max(placement.workers, key=lambda w: machine.total(work[stage, w]))
         seconds = machine.seconds(work[stage, slowest])
@@ -257,15 +257,13 @@ def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machi
     return max([*out.values(), *into.values()], default=0.0) / machine.link
 
 
-def _tasks(problem: Problem, placement: Placement, messages: list[tuple[str, str, str, float]]) -> int:
-    """Tasks of a sweep: steps, and what hands out their results."""
-    steps = 3 * len(placement.owned(problem.sizes))
-    for shard in placement.holders:
-        term = problem.terms[shard.relation]
-        together = not shard.holds_contexts and term.background == 1 and not shard.modality
-        given = sum(1 for m in term.modalities if _gives(problem, shard, m))
-        steps += (min(1, given) if together else given) + (not shard.modality)
-    return steps + len(messages)
+def _tasks(work: Mapping[tuple[str, str], Work], messages: list[tuple[str, str, str, float]]) -> int:
+    """Tasks of a sweep: what a worker does of a stage is one, and what it hands out to another then.
+
+    Moves go with the products they are for; how far all move is a task of its own.
+    """
+    handed_out = {(stage, sender, receiver) for stage, sender, receiver, _ in messages}
+    return sum(stage != "step" for stage, _ in work) + len(handed_out) + 1
 
 
 def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: str) -> float:
