@@ -40,9 +40,8 @@ class StreamedShard:
                 ahead = reader.submit(next, read, None)
                 part = self.shard_of(number, entries)
                 del entries
-                result = work(part)
+                yield work(part)
                 del part
-                yield result
 
     def products(
         self,
@@ -56,6 +55,7 @@ class StreamedShard:
         for products in self.each(lambda part: part.products(problem, factors, modalities, grams)):
             for modality, product in products.items():
                 total[modality] = _added(total.get(modality), product, problem.sizes[modality])
+            del products, product  # some refer to their shard's entries
         return total
 
     def line(

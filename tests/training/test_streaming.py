@@ -1,17 +1,20 @@
 """Relations larger than memory: read shard by shard, and the same model comes out."""
 
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.kernels import cpu
+from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.streaming import IN_FLIGHT, SHARE, bytes_of, streams
 
-from .made_up import SETTINGS, two_relations, two_relations_problem
+from .made_up import SETTINGS, SIZES, two_relations, two_relations_problem
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +53,15 @@ def test_contexts_are_streamed_too(stored, target):
         np.testing.assert_allclose(found.factors[m], factor, rtol=1e-6, atol=1e-8)
 
 
-def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
+@pytest.mark.parametrize("absent", ["zero", "unknown"])
+def test_two_shards_are_in_memory_at_a_time(stored, absent, monkeypatch):
+    monkeypatch.setattr(cpu, "FORMED_AT_ONCE", 0)  # products of an unknown relation refer to its entries
     hypergraph = open_hypergraph(stored)
+    settings = {**SETTINGS, "made": TermSettings(absent, 1.0)}
+    _, training = two_relations_problem(hypergraph)
+    problem = problem_of(hypergraph, settings, training, {})
+    rng = np.random.default_rng(0)
+    factors = {m: rng.normal(size=(n, problem.rank)) for m, n in SIZES.items()}
     relation = hypergraph.relations["made"]
     alive, most = [], 0
     runs = relation.runs
@@ -59,10 +69,12 @@ def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
     def watched(bounds):
         nonlocal most
         for tensor in runs(bounds):
-            alive.append(weakref.ref(tensor.coords[1], lambda _: None))
+            # Views keep a copy alive, not what it is a view of.
+            own = replace(tensor, coords=tuple(c.copy() for c in tensor.coords))
+            alive.append(weakref.ref(own.coords[2], lambda _: None))
             most = max(most, sum(ref() is not None for ref in alive))
-            yield tensor
-            del tensor
+            yield own
+            del tensor, own
 
     monkeypatch.setattr(relation, "runs", watched)
     parts = streams(hypergraph, "float64", 6000)
@@ -71,6 +83,9 @@ def test_two_shards_are_in_memory_at_a_time(stored, monkeypatch):
     [place] = [p for p in executor.places if p.relation == "made"]
     nnz = executor.at_shard("count", place, lambda shard: sum(shard.each(lambda part: part.tensor.nnz)))
     assert nnz == relation.nnz and len(alive) == len(parts["made"]) and most <= 2
+    executor.at_shard("products", place, lambda shard: shard.products(problem, factors, ["b", "c"], {}))
+    executor.at_shard("line", place, lambda shard: shard.line(problem, factors, factors))
+    assert len(alive) == 3 * len(parts["made"]) and most <= 2
 
 
 def test_what_fits_is_held_the_small_ones_first(stored):

@@ -260,10 +260,12 @@ def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machi
 def _tasks(work: Mapping[tuple[str, str], Work], messages: list[tuple[str, str, str, float]]) -> int:
     """Tasks of a sweep: what a worker does of a stage is one, and what it hands out to another then.
 
-    Moves go with the products they are for; how far all move is a task of its own.
+    Moves go with the products they are for; how far all move is a task of its own. (Rows so few that they
+    come with what made them are handed out by no task: these are taken for more.)
     """
     handed_out = {(stage, sender, receiver) for stage, sender, receiver, _ in messages}
-    return sum(stage != "step" for stage, _ in work) + len(handed_out) + 1
+    worked = sum(stage != "step" and done != Work() for (stage, _), done in work.items())
+    return worked + len(handed_out) + 1
 
 
 def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: str) -> float:

@@ -26,9 +26,10 @@ LONGEST_NAME = 60  # of a task, in characters
 class Bundle:
     """A task: the steps, or pieces of results, that a worker makes in it.
 
-    ``stage``: higher than that of all it is after; ``given``: of each step or piece what
-    comes from elsewhere; ``after``: what else is waited for. All these are forgotten once it is sent, and
-    there is the ``future`` of the list of what they give.
+    ``stage``: higher than that of all it is after; pieces have that of what made them, and nobody waits for
+    them but later stages. ``given``: of each step or piece what comes from elsewhere; ``after``: what else is
+    waited for; ``held``: whether it was left behind once. What it is made of is forgotten once it is sent,
+    and there is the ``future`` of the list of what that gives.
     """
 
     address: str
@@ -36,6 +37,7 @@ class Bundle:
     what: list[Order | Piece] = field(default_factory=list)
     given: list[list[Bundle | Future]] = field(default_factory=list)
     after: list[Bundle] = field(default_factory=list)
+    held: bool = False
     future: Future | None = None
 
     @property
@@ -89,16 +91,19 @@ class Outbox:
         return self._at(made_in.address, stage, f"to {to}")
 
     def send(self, key: Callable[[str, int], tuple[Any, ...]], wanted: Iterable[Bundle]) -> None:
-        """Send what waits, as one graph, but moves that nobody reads yet.
+        """Send what waits, as one graph; moves that nobody reads yet are left for the next time.
 
         ``key``: of a task, by its name and a number of its own; ``wanted``: what is sent in any case.
         """
-        waiting = [one for one in self._bundles.values() if not one.only_moves]
-        chosen = _with_all_before([*waiting, *wanted])
+        ready = [one for one in self._bundles.values() if one.held or not one.only_moves]
+        chosen = _with_all_before([*ready, *wanted])
         bundles = [one for one in self._bundles.values() if one in chosen]
-        self._bundles = {place: one for place, one in self._bundles.items() if one not in chosen}
+        assert len(bundles) == len(chosen), "what is waited for is here or was sent"
         if not bundles:
             return
+        self._bundles = {place: one for place, one in self._bundles.items() if one not in chosen}
+        for left in self._bundles.values():
+            left.held = True
         for bundle in bundles:
             bundle.future = Future(key(bundle.name, next(self._numbers)), self._client)
         given = [
@@ -111,6 +116,11 @@ class Outbox:
             self._client.map(carry_out, [bundle.what for bundle in bundles], given, key=keys, pure=False)
         for bundle in bundles:
             bundle.what, bundle.given, bundle.after = [], [], []
+
+    @property
+    def moves(self) -> list[Bundle]:
+        """What waits to be sent and only moves factors."""
+        return [one for one in self._bundles.values() if one.only_moves]
 
     def clear(self) -> None:
         """Send none of them."""

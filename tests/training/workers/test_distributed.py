@@ -50,7 +50,7 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers,
         else:
             client = stack.enter_context(open_scheduler("local", list(SIZES), workers=workers))
         for schedule in ("parallel", "sequential"):
-            problem, training = two_relations_problem(stored, schedule=schedule, sweeps=12)
+            problem, training = two_relations_problem(stored, schedule=schedule, sweeps=6)
             reports = []
             here = fit(two_relations(), problem, training)
             there = fit(stored, problem, training, client=client, on_sweep=reports.append)
@@ -61,7 +61,7 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers,
 
 def test_placements_that_were_chosen_give_the_factors_of_one_process(stored, two_workers):
     wanted = PlacementSpec("owner", owners={"a": "1", "b": "1"}), PlacementSpec(shards=5)
-    problem, training = two_relations_problem(stored, sweeps=12)
+    problem, training = two_relations_problem(stored, sweeps=6)
     here = fit(two_relations(), problem, training)
     for spec in wanted:
         told = []
@@ -99,7 +99,7 @@ def test_a_hypergraph_in_memory_and_contexts_train_on_workers_too(two_workers):
             },
             "rated": {"absent": "unknown", "interactions": {"bc": ("b", "c")}},
         },
-        "sweeps": 12,
+        "sweeps": 6,
     }
     here = HyperLearn(**settings).fit(two_relations())
     there = HyperLearn(**settings).fit(two_relations(), client=two_workers)
