@@ -113,9 +113,8 @@ def _sum(
     parts: list[tuple[tuple[Any, Any], float, Array]], shape: tuple[int, int], dtype: np.dtype, xp: ModuleType
 ) -> Array:
     """Scaled parts added up, each at its rows and columns."""
-    if (
-        parts and parts[0][2].shape == shape and parts[0][2].dtype == dtype
-    ):  # the first is all there is, or most: no zeros are made
+    # Where the first is all there is, or most, no zeros are made.
+    if parts and parts[0][2].shape == shape and parts[0][2].dtype == dtype:
         (_, scale, whole), *parts = parts
         total = scaled(whole, scale)
     else:

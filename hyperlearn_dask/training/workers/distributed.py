@@ -235,9 +235,10 @@ class DaskExecutor:
         return visit(handles, found)
 
     def ahead(self, sweep: int) -> int:
-        if sweep % LINEAGE == 0:
+        if sweep % LINEAGE == 0:  # all are let end, the moves too
             self._bring([(moves, 0) for moves in self._outbox.moves])
-        return 1 if self._roomy and sweep % LINEAGE else 0
+            return 0
+        return int(self._roomy)
 
     # What becomes of the workers.
 

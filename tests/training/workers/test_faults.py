@@ -84,10 +84,10 @@ def test_killed_workers_change_nothing_and_cost_a_sweep(stored, cluster, changes
     expected = fit(two_relations(), problem, training)
     told = []
     kills = {3: kill(cluster, [0]), 7: kill(cluster, [1], after=0.03), 11: kill(cluster, [0, 1])}
-    on_sweep, seen = at_sweep(kills if not changes else {7: kills[7]})
+    on_sweep, seen = at_sweep(kills)
     got = fit(stored, problem, training, client=cluster, on_sweep=on_sweep, tell=told.append)
     assert_same_factors(got, expected)
-    assert told and all(line.startswith(("lost the worker", "lost what a worker had")) for line in told)
+    assert told and all("worker" in line.partition(";")[0] for line in told)
     # At most the sweep that was being done is done again, and its report may have been out.
     repeated = sum(later <= earlier for earlier, later in itertools.pairwise(seen))
     assert repeated <= len(told) + 1
