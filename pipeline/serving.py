@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,9 +105,23 @@ def cluster(
             display.print_json(found)
         else:
             display.show_cluster(display.console(), found)
-        sys.stdout.flush()  # somebody may wait for it
-        threading.Event().wait()
+        with _told_to_end() as told:
+            sys.stdout.flush()  # somebody may wait for it
+            told.wait()
     click.echo("The cluster has ended", err=True)
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set: an exception can come where Python has to drop it."""
+    told = threading.Event()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: told.set()) for number in signals]
+    try:
+        yield told
+    finally:
+        for number, handler in zip(signals, before):
+            signal.signal(number, handler)
 
 
 def _names(dataset: Path | None, modalities: str | None) -> list[str]:

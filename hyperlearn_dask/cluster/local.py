@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 # Every sweep allocates what the one before has freed. Dask has workers give that back at once, and to
 # get it again costs a page fault for every 4 KiB; larger arrays than 32 MiB are given back in any case.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_ARENA_MAX": 1}
+# What workers have imported when they are forked from the process that has.
+FORKED_WITH = [
+    "distributed",
+    "distributed.http.worker",
+    "hyperlearn_dask.cluster.worker",
+    "hyperlearn_dask.training.workers.on_worker",
+    "sparse",  # Numba imports it with its first kernel
+]
 MOST_WORKERS = 8  # of a local cluster that is not told how many
 
 
@@ -104,6 +113,7 @@ def _cpu_cluster(
         "security": security,
         "host": listening.host,
     }
+    _fork_workers()
     with config.set({"distributed.nanny.pre-spawn-environ": environment}):
         # LocalCluster would give every worker the same resources.
         return SpecCluster(
@@ -132,6 +142,21 @@ def _cpu_cluster(
             security=security,
             silence_logs=logging.ERROR,
         )
+
+
+def _fork_workers() -> None:
+    """Have Dask start workers as copies of one process that has imported what they need, where that is safe.
+
+    A worker, one that replaces a lost one as well, is then there in a tenth of a second instead of two
+    and shares that memory with the others. The process starts with the first worker and ends with this
+    one; Dask asks for the method whenever it starts a worker, so the setting stays.
+    """
+    from dask import config
+    from distributed.utils import get_mp_context
+
+    if sys.platform == "linux":
+        config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+        get_mp_context().set_forkserver_preload(FORKED_WITH)  # in place of Dask's own list
 
 
 def _cuda_cluster(modalities: Sequence[str], security: Security | None, listening: Listening) -> Cluster:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,7 @@ def neighbour_graph(
         if progress is not None:
             progress(f"{modality}: {text}")
 
-    with threadpool_limits(1, "blas") if client is None else nullcontext():  # a thread per task is enough
+    with threadpool_limits(1, "blas"):  # a thread per task is enough, and the same sums on any machine
         parts = _search(cloud, method, seed, block, client, tell, note or (lambda text: None), device)
     rows, columns, squared = (np.concatenate([part[a] for part in parts]) for a in range(3))
     order = np.argsort(rows, kind="stable")
@@ -187,7 +188,8 @@ def _divided(cloud: Cloud, seed: int) -> tuple[Cloud, Regions, float]:
     sample = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
     place_of = np.argsort(order)
     blocks = np.array_split(sample, max(1, len(sample) * n // BLOCK_ENTRIES))
-    pairs = [nearest(ordered, block) for block in blocks]
+    with ThreadPoolExecutor() as threads:
+        pairs = list(threads.map(partial(nearest, ordered), blocks))
     rows, columns = (place_of[np.concatenate([pair[a] for pair in pairs])] for a in range(2))
     found = np.cumsum(np.bincount(regions.ranks(rows, columns), minlength=len(regions))) / max(len(rows), 1)
     visited = min(int(np.searchsorted(found, RECALL)) + 1, len(regions))

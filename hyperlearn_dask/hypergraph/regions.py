@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
 
-ROUNDS = 8  # of k-means: the regions need not be good clusters
+ROUNDS = 5  # of k-means: the regions need not be good clusters
 SAMPLE = 40  # points per region that k-means looks at
 DIMENSIONS = 64  # in which sparse points are cut into regions
+BLOCK_ENTRIES = 1_000_000  # distances that a thread holds at once: 4 MB
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,13 @@ class Regions:
         sample = places[random.choice(len(places), min(len(places), SAMPLE * count), replace=False)]
         centres = sample[:count].copy()
         for _ in range(ROUNDS):
-            home = _distances(sample, centres).argmin(axis=1)
+            home = _nearest(sample, centres)
             sizes = np.bincount(home, minlength=count)
             member = sp.csr_array((np.ones(len(home), places.dtype), (home, np.arange(len(home)))))
             sums = np.zeros_like(centres)
             sums[: member.shape[0]] = member @ sample
             centres[sizes > 0] = sums[sizes > 0] / sizes[sizes > 0, None]
-        blocks = np.array_split(places, max(1, len(places) * count // 4_000_000))
-        home = np.concatenate([_distances(block, centres).argmin(axis=1) for block in blocks])
+        home = _nearest(places, centres)
         order = np.argsort(home, kind="stable")
         used, sizes = np.unique(home, return_counts=True)
         return cls(centres[used], places[order], np.concatenate([[0], np.cumsum(sizes)])), order
@@ -60,14 +61,22 @@ class Regions:
     def visits(self, rows: np.ndarray, k: int) -> Iterator[tuple[int, np.ndarray]]:
         """The regions besides their own that some points look in, and which of them look in each.
 
-        A point that would meet fewer than k others looks everywhere.
+        A point that would meet fewer than k others there looks in the next nearest as well, until it has.
         """
-        distances = self._from_home(rows)
-        chosen = np.zeros(distances.shape, dtype=bool)
-        nearby = np.argpartition(distances, self.visited - 1, axis=1)[:, : self.visited]
-        np.put_along_axis(chosen, nearby, True, axis=1)
-        chosen[chosen @ np.diff(self.starts) <= k] = True
-        chosen[np.arange(len(rows)), self.home(rows)] = False
+        sizes, own = np.diff(self.starts), (np.arange(len(rows)), self.home(rows))
+        if self.visited == 1:
+            chosen = np.zeros((len(rows), len(self)), dtype=bool)
+            chosen[own] = True
+        else:
+            distances = self._from_home(rows)
+            chosen = distances <= np.partition(distances, self.visited - 1, axis=1)[:, [self.visited - 1]]
+        lonely = np.flatnonzero(chosen @ sizes <= k)
+        nearest = np.argsort(self._from_home(rows[lonely]), axis=1, kind="stable")
+        met_before = np.cumsum(sizes[nearest], axis=1) - sizes[nearest]
+        looks = np.zeros(nearest.shape, dtype=bool)
+        np.put_along_axis(looks, nearest, met_before <= k, axis=1)
+        chosen[lonely] = looks
+        chosen[own] = False
         for region in np.flatnonzero(chosen.any(axis=0)).tolist():
             yield region, rows[chosen[:, region]]
 
@@ -102,6 +111,13 @@ def places_of(points: np.ndarray | sp.csr_array, seed: int) -> np.ndarray:
     from sklearn.decomposition import TruncatedSVD
 
     return TruncatedSVD(DIMENSIONS, n_iter=2, random_state=seed).fit_transform(points).astype(np.float32)
+
+
+def _nearest(places: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The centre nearest to each place, on all threads; blocks do not depend on how many there are."""
+    blocks = np.array_split(places, max(1, len(places) * len(centres) // BLOCK_ENTRIES))
+    with ThreadPoolExecutor() as threads:
+        return np.concatenate(list(threads.map(lambda b: _distances(b, centres).argmin(axis=1), blocks)))
 
 
 def _distances(places: np.ndarray, centres: np.ndarray) -> np.ndarray:
