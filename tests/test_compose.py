@@ -143,7 +143,11 @@ def free_ports(count: int) -> list[str]:
 
 @contextmanager
 def up(
-    workers: Sequence[str], settings: Mapping[str, str], folder: Path, over: Path | None = None
+    workers: Sequence[str],
+    settings: Mapping[str, str],
+    folder: Path,
+    kernels: Path,
+    over: Path | None = None,
 ) -> Iterator[tuple[Machine, str]]:
     """Scheduler and workers, healthy; nothing of them runs afterwards. The machine, and the dashboard."""
     scheduler, dashboard, *health = free_ports(2 + len(workers))
@@ -155,7 +159,7 @@ def up(
         base = composed.load(COMPOSE.read_text(), environment)
         return base if over is None else composed.merged(base, composed.load(over.read_text(), environment))
 
-    volumes = {name: folder / name for name in ("results", "kernels")}
+    volumes = {"results": folder / "results", "kernels": kernels}
     with composed.machine(project, volumes, folder) as machine:
         order = composed.starting_order(project(""), ["scheduler", *workers, "runner"])
         assert order == [["scheduler"], list(workers), ["runner"]]
@@ -194,25 +198,32 @@ def do_the_job(machine: Machine) -> None:
     assert all(process.poll() is None for name, process in machine.running.items() if name != "runner")
 
 
-def test_the_services_do_the_museum_job(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are kept that have been compiled; empty at first."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+def test_the_services_do_the_museum_job(tmp_path: Path, kernels: Path) -> None:
     settings = {  # three workers start in half the time of seven
         "WORKER_1": "artist=1,medium=1,decade=1",
         "WORKER_3": "movement=1,museum=1,subject=1",
         "RUN_OPTIONS": "--sweeps 3 --json",
     }
     declared = [["artist", "medium", "decade"], ["artwork"], ["movement", "museum", "subject"]]
-    with up(["worker-1", "worker-2", "worker-3"], settings, tmp_path) as (machine, dashboard):
+    with up(["worker-1", "worker-2", "worker-3"], settings, tmp_path, kernels) as (machine, dashboard):
         assert_soon(lambda: sorted(owners(dashboard).values()) == declared)
         do_the_job(machine)
         assert "3 Dask workers" in machine.log("runner")
         assert sorted(owners(dashboard).values()) == declared
 
 
-def test_the_services_do_another_job_encrypted(film_club: Path, tmp_path: Path) -> None:
+def test_the_services_do_another_job_encrypted(film_club: Path, tmp_path: Path, kernels: Path) -> None:
     with temporary_certificates() as made:
         certificates = str(made.ca.parent)
         settings = {"DATASET": str(film_club), "PROTOCOL": "tls", "CERTIFICATES": certificates}
-        with up(["worker-1"], settings | {"WORKER_1": "user=1"}, tmp_path, TLS) as (machine, dashboard):
+        settings["WORKER_1"] = "user=1"
+        with up(["worker-1"], settings, tmp_path, kernels, TLS) as (machine, dashboard):
             assert_soon(lambda: list(owners(dashboard).values()) == [["user"]])
             assert all(address.startswith("tls://") for address in owners(dashboard))
             do_the_job(machine)
