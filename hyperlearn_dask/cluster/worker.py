@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from typing import TYPE_CHECKING
 
@@ -10,5 +11,10 @@ if TYPE_CHECKING:
 
 
 def dask_setup(worker: Worker) -> None:
-    """Leave Ctrl-C, which a terminal sends to all its processes, to the command that ends its workers."""
+    """Have a worker leave Ctrl-C to the command that ends it, and modules to themselves.
+
+    A terminal sends Ctrl-C to all its processes. And what was imported stays: the garbage collector need not
+    look through it again and again, which would make pages that forked workers share their own as well.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()

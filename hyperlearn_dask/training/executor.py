@@ -137,6 +137,13 @@ class Executor(Protocol):
         """``step(shard, *args)``, where the shard is."""
         ...
 
+    def everywhere(self, name: str, step: Callable[..., Any], *args: Any, asked: bool = False) -> Handle:
+        """``step(None, *args)`` of small values, made wherever it is read: it need not travel.
+
+        ``asked``: it is going to be gathered as well.
+        """
+        ...
+
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         """A handle of a value, where a modality is."""
         ...
@@ -157,8 +164,8 @@ class Executor(Protocol):
         """What a shard needs of a factor or direction: of its sort mode only its rows."""
         ...
 
-    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: Handle) -> Handle:
-        """``factor + alpha direction``, also at the shards that have rows of both."""
+    def moved(self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle) -> Handle:
+        """``start + alpha along``, also at the shards that have rows of ``along``."""
         ...
 
     def gather(self, handles: Any) -> Any:
@@ -238,6 +245,9 @@ class LocalExecutor:
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
         return self._timed(name, step, self._shards[place], *args)
 
+    def everywhere(self, name: str, step: Callable[..., Any], *args: Any, asked: bool = False) -> Handle:
+        return self._timed(name, step, None, *args)
+
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         return held_on(self.device, value)
 
@@ -253,8 +263,8 @@ class LocalExecutor:
     def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
         return part_of(handle, (place.reads(mode),))
 
-    def moved(self, modality: str, factor: Handle, direction: Handle, alpha: Handle) -> Handle:
-        return self._timed(f"step-{modality}", move, None, factor, direction, alpha)
+    def moved(self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle) -> Handle:
+        return self._timed(f"{name}-{modality}", move, None, start, along, alpha)
 
     def gather(self, handles: Any) -> Any:
         return handles if self.device == "cpu" else each_array(handles, to_host)
@@ -303,9 +313,9 @@ def held_on(device: Device, value: Any) -> Any:
     return value if device == "cpu" else each_array(value, partial(to_device, device=device))
 
 
-def move(_: Array | None, factor: Array, direction: Array, alpha: float) -> Array:
+def move(_: Array | None, start: Array, along: Array, alpha: float) -> Array:
     """A + alpha D."""
-    return moved(factor, alpha, direction)
+    return moved(start, alpha, along)
 
 
 def together(values: Sequence[Any], *, rows: bool) -> Any:

@@ -33,13 +33,16 @@ from hyperlearn_dask.factorization.starts import joins
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.steps import (
+    Way,
+    encoded_way,
     gram_of,
     line_of_shard,
+    moments_along,
     products_of_shard,
     proposal_of,
     squares_of_shard,
     step_along,
-    way_along,
+    turn_to,
 )
 
 
@@ -149,8 +152,10 @@ def propose_parallel(problem: Problem, executor: Executor, point: Point, handed:
         before = proposals_before.pop(modality, None)
         proposals[modality] = _solve(problem, executor, point, modality, products, before)
         del products, before
-    slopes = _slopes(executor, proposals, "slope")
-    turn = None if slope is None else [slopes, _slopes(executor, proposals, "previous_slope"), slope]
+    slopes, turn = _slopes(executor, proposals, "slope"), None
+    if slope is not None:
+        previous = _slopes(executor, proposals, "previous_slope")
+        turn = executor.everywhere("turn", turn_to, slopes, previous, slope)
     ways = {
         m: _way(problem, executor, point, m, p, turn, ways_before.pop(m, None)) for m, p in proposals.items()
     }
@@ -165,13 +170,12 @@ def _course(
     executor: Executor,
     problem: Problem,
     proposals: dict[str, Handle],
-    ways: dict[str, Handle],
+    ways: dict[str, Way],
     slopes: list[Handle],
 ) -> Course:
-    directions, moments, codes = (
-        {m: executor.pick(way, part) for m, way in ways.items()} for part in ("direction", "moments", "code")
-    )
-    return Course(proposals, directions, moments, slopes, {m: codes[m] for m in problem.encoders})
+    directions = {m: way.direction for m, way in ways.items()}
+    moments = {m: way.moments for m, way in ways.items()}
+    return Course(proposals, directions, moments, slopes, {m: ways[m].code for m in problem.encoders})
 
 
 def propose_sequential(problem: Problem, executor: Executor, point: Point, handed: list[Course]) -> Course:
@@ -183,7 +187,7 @@ def propose_sequential(problem: Problem, executor: Executor, point: Point, hande
         products = all_products(problem, executor, point, modality)
         proposal = _solve(problem, executor, point, modality, products, None)
         ways[modality] = _way(problem, executor, point, modality, proposal, None, None)
-        moved = executor.moved(modality, factor, executor.pick(ways[modality], "direction"), 1.0)
+        moved = executor.moved("step", modality, factor, ways[modality].direction, 1.0)
         there = point_at(
             problem, executor, {**point.factors, modality: moved}, keep=point.grams, new=modality
         )
@@ -295,21 +299,21 @@ def _way(
     point: Point,
     modality: str,
     proposal: Handle,
-    turn: list[Any] | None,
+    turn: Handle | None,
     before: Handle | None,
-) -> Handle:
-    return executor.at_modality(
-        f"direction-{modality}",
-        modality,
-        way_along,
-        problem,
-        modality,
-        point.factors[modality],
-        executor.pick(proposal, "direction"),
-        turn,
-        before,
-        point.encoded.get(modality),
-    )
+) -> Way:
+    """The handles of a way along a proposal, and ``turn`` times the way before if there is one."""
+    name, factor = f"direction-{modality}", point.factors[modality]
+    direction = executor.pick(proposal, "direction")
+    if modality in problem.encoders:
+        code = direction, 0.0 if turn is None else turn, before
+        encoded = point.encoded[modality]
+        way = executor.at_modality(name, modality, encoded_way, problem, modality, factor, *code, encoded)
+        return Way(*(executor.pick(way, part) for part in ("direction", "moments", "code")))
+    if turn is not None and before is not None:
+        direction = executor.moved("direction", modality, direction, before, turn)
+    moments = executor.at_modality(name, modality, moments_along, problem, modality, factor, direction)
+    return Way(direction, moments)
 
 
 def neighbour_grams(problem: Problem, point: Point, modality: str) -> dict[str, Handle]:
@@ -343,10 +347,10 @@ def along(
         else:
             lines[place.relation].append(executor.small(line, 8 * (2 * order + 1)))
     moments = {m: executor.small(known, _gram_bytes(problem)) for m, known in course.moments.items()}
-    home = next(iter(point.factors))
-    return executor.at_modality(
-        name, home, step_along, problem, lines, backgrounds, squares, moments, course.slopes, alpha
-    )
+    given = problem, lines, backgrounds, squares, moments, course.slopes, alpha
+    if alpha is not None:  # nothing is to be moved by it
+        return executor.at_modality(name, next(iter(point.factors)), step_along, *given)
+    return executor.everywhere(name, step_along, *given, asked=True)
 
 
 def _gram_bytes(problem: Problem) -> int:
@@ -358,12 +362,15 @@ def _advance(executor: Executor, problem: Problem, point: Point, course: Course,
     alpha = executor.small(executor.pick(step, "alpha"), 8)
     grams = executor.pick(step, "grams")
     return Point(
-        {m: executor.moved(m, factor, course.directions[m], alpha) for m, factor in point.factors.items()},
+        {
+            m: executor.moved("step", m, factor, course.directions[m], alpha)
+            for m, factor in point.factors.items()
+        },
         {m: executor.small(executor.pick(grams, m), _gram_bytes(problem)) for m in point.factors},
         {
             m: {
                 **encoded,
-                "code": executor.moved(m, encoded["code"], course.codes[m], alpha),
+                "code": executor.moved("step", m, encoded["code"], course.codes[m], alpha),
                 "turn": encoded["turn"] + 1,
             }
             for m, encoded in point.encoded.items()

@@ -46,7 +46,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Way:
-    """A modality's direction, what F needs to know along it, and its encoder's if it has one."""
+    """A modality's direction, what F needs to know along it, its encoder's if any; or handles of these."""
 
     direction: Array
     moments: Moments
@@ -132,31 +132,35 @@ def spread(way: Array, factor: Array, free: Array) -> Array:
     return direction
 
 
-def way_along(
+def moments_along(
+    laplacian: Array | None, problem: Problem, modality: str, factor: Array, direction: Array
+) -> Moments:
+    return moments(problem, modality, factor, direction, laplacian)
+
+
+def encoded_way(
     laplacian: Array | None,
     problem: Problem,
     modality: str,
     factor: Array,
     proposal: Array,
-    turn: Sequence[Any] | None,
+    turn: float,
     before: Array | None,
-    encoded: Mapping[str, Any] | None,
+    encoded: Mapping[str, Any],
 ) -> Way:
-    """``turn``: what :func:`conjugacy` takes; None for the proposal as it is."""
-    beta = 0.0 if turn is None else conjugacy(*turn)
-    encoder = None if encoded is None else Encoder(problem.encoders[modality], laplacian, **encoded)
-    direction = proposal
-    if before is not None and beta != 0 and (encoder is None or encoder.conjugable):
-        direction = moved(proposal, beta, before)
-    if encoder is None:
-        return Way(direction, moments(problem, modality, factor, direction, laplacian))
-    code, free = direction, beside(problem.free_columns(modality), factor)
+    """The way of an encoder's rows; its code goes along its proposal and ``turn`` times its way before."""
+    encoder = Encoder(problem.encoders[modality], laplacian, **encoded)
+    code, free = proposal, beside(problem.free_columns(modality), factor)
+    if before is not None and turn != 0 and encoder.conjugable:
+        code = moved(proposal, turn, before)
     direction = spread(encoder.along(code), factor, free)
     known = moments(problem, modality, factor, direction, laplacian)
     return Way(direction, replace(known, encoder=encoders.cost(encoder, code, problem.ridge)), code)
 
 
-def conjugacy(slopes: Sequence[float], previous_slopes: Sequence[float], before: float) -> float:
+def turn_to(
+    _: Array | None, slopes: Sequence[float], previous_slopes: Sequence[float], before: float
+) -> float:
     """How much of the direction before makes a proposal conjugate to it, after Polak and Ribiere.
 
     ``slopes``, ``previous_slopes``: of each block along its proposal, and along the one before;
@@ -191,6 +195,6 @@ def gram_of(_: Array | None, factor: Array) -> np.ndarray:
 # fields of what they give have a row for each entity. All else that they give adds up over the rows.
 BY_ROWS: Mapping[Callable[..., Any], tuple[str, ...]] = {
     proposal_of: ("direction",),
-    way_along: ("direction",),
+    moments_along: (),
     gram_of: (),
 }

@@ -198,7 +198,7 @@ def test_draws_see_the_blocks_drawn_before_them():
     """x = a + b for one a and one b: the two are as correlated as their posterior says."""
     tensor = SparseTensor((np.array([0]), np.array([0])), np.array([1.0]), (1, 1))
     hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, {"a": 1, "b": 1})
-    training = TrainingSpec(groups={"a": 1, "b": 1}, ridge=1.0, draws=100 * 40, burn_in=10)
+    training = TrainingSpec(groups={"a": 1, "b": 1}, ridge=1.0, draws=100 * 10, burn_in=10)
     settings = {"r": TermSettings("unknown", 1.0, {"a": ("a",), "b": ("b",)})}
     problem = problem_of(hypergraph, settings, training, {})
     model = fit(hypergraph, problem, training)

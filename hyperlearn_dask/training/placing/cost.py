@@ -15,13 +15,14 @@ line        per entry and mode but the sort mode two rows read, of factor and di
 solve       per arriving product 4 n f s; 2 n f^2 multiply-adds; with a graph of l links
             1 + DEGREE products with L, each l rows of f s anywhere in n f s. Rows with Grams of their
             own: per product 3 n f^2 s, and n f^3 / 6 multiply-adds (with a graph ITERATIONS n f^2)
-direction   3 n R^2 multiply-adds for its Grams, 9 n R s in order; two products with L
+direction   3 n R^2 multiply-adds for its Grams, 9 n R s in order; two products with L; 3 n R s for the
+            rows that a shard elsewhere keeps
 step        3 n R s at the owner, and as much for the rows that a shard elsewhere keeps
 ==========  =========================================================================================
 
 From holder to owner go the products, rows x f (and, where rows have Grams of their own, rows x f^2 or what
 those are made from); from
-owner to holder the rows of the direction. Factors go once: a shard moves its rows by itself.
+owner to holder the rows of the proposal. Factors go once: a shard turns and moves its rows by itself.
 """
 
 from __future__ import annotations
@@ -260,7 +261,7 @@ def rows_of(problem: Problem, place: ShardPlace, modality: str) -> int:
 
 
 def rows_bytes(problem: Problem, counts: Counts, place: ShardPlace, modality: str) -> int:
-    """Of the rows of a modality's factor, or direction, that a shard reads."""
+    """Of the rows of a modality's factor, or proposal, that a shard reads."""
     return rows_of(problem, place, modality) * problem.rank * counts.itemsize
 
 

@@ -166,8 +166,9 @@ def _work(problem: Problem, counts: Counts, placement: Placement) -> dict[tuple[
         work["products", holder] += cost.products_work(problem, counts, shard)
         work["line", holder] += cost.line_work(problem, counts, shard)
     for path in _kept_rows(problem, placement):
-        # A + alpha D, before the products
-        work["products", path[0]] += Work(3 * _rows_bytes(problem, counts, path))
+        # P + beta D before the line, A + alpha D before the products
+        for stage in ("line", "products"):
+            work[stage, path[0]] += Work(3 * _rows_bytes(problem, counts, path))
     for part in placement.owned(problem.sizes):
         m, share = part.modality, part.rows / max(1, problem.sizes[part.modality])
         arriving = sum(_rows_given(problem, shard, part) for shard in placement.holders) / max(1, part.rows)
@@ -260,12 +261,15 @@ def _longest_link(messages: list[tuple[str, str, str, float]], stage: str, machi
 def _tasks(work: Mapping[tuple[str, str], Work], messages: list[tuple[str, str, str, float]]) -> int:
     """Tasks of a sweep: what a worker does of a stage is one, and what it hands out to another then.
 
-    Moves go with the products they are for; how far all move is a task of its own. (Rows so few that they
-    come with what made them are handed out by no task: these are taken for more.)
+    Directions go with the line, moves with the products they are for; how far all move is a task once more.
+    (Rows so few that they come with what made them are handed out by no task: these are taken for more.)
     """
     handed_out = {(stage, sender, receiver) for stage, sender, receiver, _ in messages}
-    worked = sum(stage != "step" and done != Work() for (stage, _), done in work.items())
-    return worked + len(handed_out) + 1
+    goes_with = {"direction": "line", "step": "products"}
+    worked = {
+        (goes_with.get(stage, stage), worker) for (stage, worker), done in work.items() if done != Work()
+    }
+    return len(worked) + len(handed_out) + 1
 
 
 def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: str) -> float:
@@ -301,7 +305,7 @@ def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: st
         sweeping += sum(cost.product_bytes(problem, counts, shard, m) for m in members)
         if shard.holds_contexts or term.background != 1:
             stored += sum(8 * (cost.entries_of(shard) + cost.rows_of(problem, shard, m)) for m in members)
-    # Rows from elsewhere: of the factor, the one before, and the direction
+    # Rows from elsewhere: of the factor, P, D and the D before
     for path in _kept_rows(problem, placement):
-        stored += 3 * _rows_bytes(problem, counts, path) * (path[0] == worker)
+        stored += 4 * _rows_bytes(problem, counts, path) * (path[0] == worker)
     return stored + max(loading, sweeping)

@@ -5,8 +5,9 @@
    has its data; steps that a worker can do one after the other are one task, see :mod:`.outbox`. Its
    result stays there, see :mod:`.on_worker`.
 3. A step that reads what another worker made depends on a task there that hands it out. Only rows,
-   partial products, Grams and scalars travel, from worker to worker; a shard that has rows of a factor
-   and of its direction makes the next factor's rows itself.
+   partial products, Grams and scalars travel, from worker to worker; a shard makes the rows of a direction
+   itself, of the proposal's and those of the direction before, and with them the next factor's. How far all
+   turn and go is made by each worker itself, of the numbers that all tell each other.
 4. A modality in parts has a step for each, and a :class:`..handles.Split` stands for what they give.
    Rows stay where they are; what adds up is added up by whoever reads it, always in the order of the parts.
 5. Steps are sent together, once somebody waits for a result: a graph costs the scheduler more than
@@ -53,9 +54,10 @@ from hyperlearn_dask.training.executor import (
 from hyperlearn_dask.training.memory import Site
 from hyperlearn_dask.training.placing.arrange import arrange, counts_of, make_shards, split_rows
 from hyperlearn_dask.training.placing.placement import Placement
-from hyperlearn_dask.training.steps import BY_ROWS, step_along
+from hyperlearn_dask.training.steps import BY_ROWS
 from hyperlearn_dask.training.workers.handles import (
     UNKNOWN,
+    Anywhere,
     Part,
     Result,
     Split,
@@ -87,6 +89,7 @@ from hyperlearn_dask.training.workers.watch import LOSSES, Watch
 CHECK_SECONDS = 2.0  # between looks for workers that have come
 GOODBYE_SECONDS = 5.0  # that workers are given to free what they keep
 ROOM = 1 << 28  # bytes: workers have room for all factors of one sweep more, if they are no larger
+FEW = 4  # workers: among so many all tell each other, among more all tell one
 LINEAGE = 8  # sweeps of which one step leads to the next, before all are let end
 _runs = itertools.count()
 
@@ -162,6 +165,16 @@ class DaskExecutor:
         handle.result.place = place
         return handle
 
+    def everywhere(self, name: str, step: Callable[..., Any], *args: Any, asked: bool = False) -> Handle:
+        workers, load = self.placement.workers, self._load("", None)
+        parts = {}
+        if not asked or len(workers) <= FEW:
+            parts = {a: self._submit(name, a, load, step, args, leads=True) for a in workers}
+        if not asked:
+            return Anywhere(parts, parts[workers[0]])
+        # By itself: whoever asks for it does not wait for what goes with the others.
+        return Anywhere(parts, self._submit(name, workers[0], load, step, args, alone=True))
+
     def hold(self, name: str, modality: str, value: Any) -> Handle:
         parts = self.placement.parts.get(modality)
         if not parts:
@@ -180,10 +193,12 @@ class DaskExecutor:
             settled.append(self._submit(name, p.owner, self._load(modality, None), _hold, args))
         return Split(tuple(settled), tuple(p.first for p in parts), "rows")
 
-    def pick(self, handle: Part | Split, key: Key) -> Handle:
+    def pick(self, handle: Part | Split | Anywhere, key: Key) -> Handle:
         return handle.pick(key)
 
-    def small(self, handle: Part | Split, nbytes: int) -> Handle:
+    def small(self, handle: Part | Split | Anywhere, nbytes: int) -> Handle:
+        if isinstance(handle, Anywhere):
+            return replace(handle, asked=self.small(handle.asked, nbytes))
         if isinstance(handle, Split):
             return replace(handle, parts=tuple(self.small(part, nbytes) for part in handle.parts))
         return replace(handle, told=nbytes <= SMALL)
@@ -194,24 +209,29 @@ class DaskExecutor:
         return replace(handle.pick(place.reads(mode)), shared=True)
 
     def moved(
-        self, modality: str, factor: Part | Split, direction: Part | Split, alpha: Part | float
+        self,
+        name: str,
+        modality: str,
+        start: Part | Split,
+        along: Part | Split,
+        alpha: Part | Anywhere | float,
     ) -> Handle:
-        if isinstance(factor, Split) and isinstance(direction, Split):
-            steps = zip(self.placement.parts[modality], factor.parts, direction.parts)
-            moved = [self._moved(p.name, p.owner, modality, a, d, alpha) for p, a, d in steps]
-            return replace(factor, parts=tuple(moved), kind="rows")
-        assert isinstance(factor, Part) and isinstance(direction, Part), "both are in parts or neither"
-        return self._moved(modality, self.placement.owners[modality], modality, factor, direction, alpha)
+        if isinstance(start, Split) and isinstance(along, Split):
+            steps = zip(self.placement.parts[modality], start.parts, along.parts)
+            moved = [self._moved(f"{name}-{p.name}", p.owner, a, d, alpha) for p, a, d in steps]
+            return replace(start, parts=tuple(moved), kind="rows")
+        assert isinstance(start, Part) and isinstance(along, Part), "both are in parts or neither"
+        return self._moved(f"{name}-{modality}", self.placement.owners[modality], start, along, alpha)
 
-    def _moved(
-        self, place: str, owner: str, modality: str, factor: Part, direction: Part, alpha: Part | float
-    ) -> Part:
-        args = (factor, direction, alpha)
-        handle = self._submit(f"step-{place}", owner, self._load(modality, None), move, args)
-        for (address, path), rows in factor.result.copies.items():
-            along = direction.result.copies.get((address, (*direction.path, path[-1])))
-            if isinstance(rows, Result) and isinstance(along, Result):
-                handle.result.copies[address, (path[-1],)] = Sum(rows, along, alpha)
+    def _moved(self, name: str, owner: str, start: Part, along: Part, alpha: Part | Anywhere | float) -> Part:
+        args = (start, along, alpha)
+        handle = self._submit(name, owner, self._load("", None), move, args, leads=True)
+        for (address, path), copy in along.result.copies.items():
+            if isinstance(copy, Result) and path[:-1] == along.path:
+                own = start.pick(path[-1])
+                there = own.result.copies.get((address, own.path))
+                own_copy = there if isinstance(there, Result) else own
+                handle.result.copies[address, (path[-1],)] = Sum(own_copy, copy, alpha)
         return handle
 
     def gather(self, handles: Any) -> Any:
@@ -236,7 +256,7 @@ class DaskExecutor:
 
     def ahead(self, sweep: int) -> int:
         if sweep % LINEAGE == 0:  # all are let end, the moves too
-            self._bring([(moves, 0) for moves in self._outbox.moves])
+            self._bring([(leading, 0) for leading in self._outbox.leading])
             return 0
         return int(self._roomy)
 
@@ -361,7 +381,15 @@ class DaskExecutor:
         return Split(tuple(made), tuple(part.first for part in parts), kind, by_rows)
 
     def _submit(
-        self, name: str, address: str, load: tuple[Any, ...], step: Callable[..., Any], args: tuple[Any, ...]
+        self,
+        name: str,
+        address: str,
+        load: tuple[Any, ...],
+        step: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        leads: bool = False,
+        alone: bool = False,
     ) -> Part:
         letter = Letter(self, address)
         arguments = tuple(visit(arg, letter.enclose) for arg in args)
@@ -372,13 +400,14 @@ class DaskExecutor:
         leading = [r.receipt for r in letter.reads if r.leads and isinstance(r.receipt, Bundle)]
         others = [r.receipt for r in letter.reads if not r.leads and isinstance(r.receipt, Bundle)]
         others += [one for one in letter.given if isinstance(one, Bundle)]
-        bundle = self._outbox.bundle(address, leading, others, alone=step is step_along)
-        receipt, item = bundle.add(order, letter.given, letter.after)
+        bundle = self._outbox.bundle(address, leading, others, alone=alone)
+        receipt, item = bundle.add(order, letter.given, letter.after, leads=leads)
         for result in letter.reads:  # in place: what drops the result holds the same list
             result.readers[:] = [*(reader for reader in result.readers if not reader.ended), receipt]
         for copy in letter.copies:
             copy.receipt = receipt
-        return Part(self.result(address, number, receipt, item, leads=step is move))
+            copy.readers.append(receipt)
+        return Part(self.result(address, number, receipt, item, leads=leads))
 
     def _key(self, name: str, number: int) -> tuple[str, str, int]:
         return name, f"{self._topic}-{self._run.attempt}", number
@@ -412,6 +441,8 @@ class DaskExecutor:
     ) -> Result:
         """A result that is dropped from its worker when nobody here knows of it any more."""
         result = Result(address, number, receipt, item, leads)
+        if receipt is not None:
+            result.readers.append(receipt)  # not to be dropped before it is made
         finalize(result, self._garbage[address].append, (number, result.readers)).atexit = False
         return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
@@ -44,11 +44,11 @@ class Result:
 
 @dataclass(eq=False)
 class Sum:
-    """Rows of a moved factor that a worker can make of what it has."""
+    """Rows of ``start + alpha along`` that a worker can make itself: it has those of the latter."""
 
-    factor: Result
-    direction: Result
-    alpha: Part | float
+    start: Result | Part
+    along: Result
+    alpha: Part | Anywhere | float
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,27 @@ class Split:
         return found[0] if len(found) == 1 else Split(tuple(found), tuple(firsts), "rows")
 
 
-Handles = Part | Split | Future
+@dataclass(frozen=True)
+class Anywhere:
+    """What a step gave on every worker, by address, or on one of them alone.
+
+    ``asked``: the same, made by itself for whoever asks for it.
+    """
+
+    parts: Mapping[str, Part]
+    asked: Part
+
+    def pick(self, key: Key) -> Anywhere:
+        return Anywhere(
+            {address: part.pick(key) for address, part in self.parts.items()}, self.asked.pick(key)
+        )
+
+    def at(self, address: str) -> Part:
+        """What to read on a worker."""
+        return self.parts.get(address, self.asked)
+
+
+Handles = Part | Split | Anywhere | Future
 
 
 def visit(value: Any, change: Callable[[Any], Any]) -> Any:
@@ -115,8 +135,14 @@ def visit(value: Any, change: Callable[[Any], Any]) -> Any:
 def parts_in(values: Any) -> list[Part]:
     """All parts in a value of lists and dicts, one after the other."""
     found: list[Part] = []
-    visit(values, lambda one: found.extend(one.parts if isinstance(one, Split) else [one]))
+    visit(values, lambda one: found.extend(_parts_of(one)))
     return found
+
+
+def _parts_of(handle: Part | Split | Anywhere) -> Sequence[Part]:
+    if isinstance(handle, Anywhere):
+        return [handle.asked]
+    return handle.parts if isinstance(handle, Split) else [handle]
 
 
 def share(arg: Any, number: int, modality: str, mode_of: Callable[[str], int], rows: tuple[int, int]) -> Any:

@@ -9,7 +9,7 @@ from distributed import Future
 
 from hyperlearn_dask.backend import Device
 from hyperlearn_dask.training.executor import Key
-from hyperlearn_dask.training.workers.handles import Part, Result, Split, Sum, within
+from hyperlearn_dask.training.workers.handles import Anywhere, Part, Result, Split, Sum, within
 from hyperlearn_dask.training.workers.on_worker import Form, Given, Kept, Moved, Together, has_large
 from hyperlearn_dask.training.workers.outbox import Bundle
 
@@ -38,8 +38,10 @@ class Letter:
         self.reads: list[Result] = []
         self.copies: list[Result] = []
 
-    def enclose(self, part: Part | Split | Future) -> Any:
+    def enclose(self, part: Part | Split | Anywhere | Future) -> Any:
         """What stands for a part in the order, and what must come along."""
+        if isinstance(part, Anywhere):
+            return self.enclose(part.at(self._address))
         if isinstance(part, Split):
             return Together(tuple(self.enclose(one) for one in part.parts), part.kind == "rows")
         if isinstance(part, Future):
@@ -57,9 +59,9 @@ class Letter:
             self.copies.append(new)
         keep_as = None if new is None else new.number
         if isinstance(copy, Sum) and keep_as is not None:
-            factor, direction = self._kept(copy.factor, ()), self._kept(copy.direction, ())
-            alpha = self.enclose(copy.alpha) if isinstance(copy.alpha, Part) else copy.alpha
-            return Moved(factor, direction, alpha, keep_as)
+            start = self.enclose(copy.start) if isinstance(copy.start, Part) else self._kept(copy.start, ())
+            alpha = copy.alpha if isinstance(copy.alpha, float) else self.enclose(copy.alpha)
+            return Moved(start, self._kept(copy.along, ()), alpha, keep_as)
         if part.told and not has_large(value := within(result.value, part.path)):
             return value  # it has been here, so this step depends on none before
         self.reads.append(result)

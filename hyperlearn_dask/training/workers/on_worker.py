@@ -49,6 +49,9 @@ from hyperlearn_dask.training.workers.parcels import pack, unpack
 # Arrays up to this size ride in receipts and orders.
 SMALL = 1 << 16
 
+# Between events of what steps took: each costs the scheduler and the client as much as a small task.
+TOLD_SECONDS = 0.1
+
 # How a result travels: between workers of the CPU, between workers with devices, to the client.
 Form = Literal["as it is", "parcel", "on the host"]
 
@@ -83,10 +86,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Moved:
-    """Rows that the worker can make itself: a factor's and ``alpha`` times its direction's."""
+    """Rows that the worker can make itself: ``start + alpha along``."""
 
-    factor: Kept
-    direction: Kept
+    start: Kept | Given
+    along: Kept
     alpha: float | Kept | Given
     keep_as: int
 
@@ -126,6 +129,14 @@ class Piece:
     name: str = "send"
 
 
+@dataclass(frozen=True)
+class Work:
+    """The steps and pieces of a task, and for each the places of what it is given; Dask does not look."""
+
+    what: list[Order | Piece]
+    given: list[list[int]]
+
+
 @dataclass
 class Memory:
     """What a worker keeps for one training."""
@@ -133,6 +144,8 @@ class Memory:
     attempt: int
     results: dict[int, Any] = field(default_factory=dict)
     data: dict[Any, Any] = field(default_factory=dict)  # shards and Laplacians, by where they are from
+    spent: list[dict[str, Any]] = field(default_factory=list)  # by steps, and not told yet
+    told: float = 0.0  # when it was told last
 
     def load(self, function: Callable[..., Any], *what: Any) -> Any:
         """The data of a step, read when it is first asked for."""
@@ -168,31 +181,35 @@ def desk_of(worker: Worker) -> _Desk:
     return _desks.setdefault(worker, _Desk())
 
 
-def carry_out(bundle: list[Order | Piece], given: list[list[Any]]) -> list[Any] | None:
+def carry_out(work: Work, came: list[Any]) -> list[Any] | None:
     """The task of a bundle: what becomes of each of its steps for Dask and for whoever depends on it.
 
-    ``given``: what comes from other workers, for each; what is only waited for may follow.
+    ``came``: what comes from other workers, and what is only waited for.
     """
     worker = get_worker()
-    desk, spent, topic = desk_of(worker), [], ""
+    desk = desk_of(worker)
     try:
         found = []
-        for what, own in zip(bundle, given):
+        for what, places in zip(work.what, work.given):
             if isinstance(what, Piece):
                 found.append(_piece(what, worker, desk))
                 continue
-            result, took = _step(what, own, desk, worker.state.nthreads)
-            topic = what.topic
-            spent.append({"name": what.name, **dataclasses.asdict(took)})
-            count_step(what.name, took.seconds, took.bytes)
+            result, took = _step(what, [came[at] for at in places], desk, worker.state.nthreads)
+            _tell(what, took, worker, _memory(desk, what.run))
             found.append(result if what.whole else receipt_of(result))
             del result
         return found
     except _Over:
         return None
-    finally:
-        if spent:
-            worker.log_event(topic, {"steps": spent})
+
+
+def _tell(order: Order, took: Spent, worker: Worker, memory: Memory) -> None:
+    """Say what a step took, or keep it for the next time."""
+    count_step(order.name, took.seconds, took.bytes)
+    memory.spent.append({"name": order.name, "seconds": took.seconds, "cpu": took.cpu, "bytes": took.bytes})
+    if time.monotonic() >= memory.told + TOLD_SECONDS:
+        worker.log_event(order.topic, {"steps": memory.spent})
+        memory.spent, memory.told = [], time.monotonic()
 
 
 def _piece(what: Piece, worker: Worker, desk: _Desk) -> Any:
@@ -295,8 +312,8 @@ def _value(arg: Any, given: list[Any], memory: Memory) -> Any:
             memory.results[arg.keep_as] = value
         return value
     if isinstance(arg, Moved):
-        start, way, alpha = (_value(part, given, memory) for part in (arg.factor, arg.direction, arg.alpha))
-        value = memory.results[arg.keep_as] = move(None, start, way, alpha)
+        start, along, alpha = (_value(part, given, memory) for part in (arg.start, arg.along, arg.alpha))
+        value = memory.results[arg.keep_as] = move(None, start, along, alpha)
         return value
     if isinstance(arg, Together):
         return together([_value(part, given, memory) for part in arg.parts], rows=arg.rows)

@@ -1,9 +1,9 @@
 """Steps on their way to workers: what a worker can do one after the other goes there as one task.
 
 A task costs the scheduler and its worker more than a small step does. So steps of one worker that do not
-wait for each other, the solves of its modalities, go together as a *bundle*; and so does what moves factors
-with what reads them there, and what brings rows of another worker's with what reads these again. Nothing
-else follows within a bundle, as others may wait for what it gives. Moves wait here for their readers.
+wait for each other, the solves of its modalities, go together as a *bundle*; and so does what *leads* to
+others with what reads it there: moves, what is made everywhere, and what brings rows of another worker's.
+Nothing else follows within a bundle, as others may wait for what it gives. What leads waits for its readers.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 from dask import annotate
 from distributed import Client, Future
 
-from hyperlearn_dask.training.executor import move
-from hyperlearn_dask.training.workers.on_worker import Order, Piece, carry_out
+from hyperlearn_dask.training.workers.on_worker import Order, Piece, Work, carry_out
 
 LONGEST_NAME = 60  # of a task, in characters
 
@@ -28,8 +27,8 @@ class Bundle:
 
     ``stage``: higher than that of all it is after; pieces have that of what made them, and nobody waits for
     them but later stages. ``given``: of each step or piece what comes from elsewhere; ``after``: what else is
-    waited for; ``held``: whether it was left behind once. What it is made of is forgotten once it is sent,
-    and there is the ``future`` of the list of what that gives.
+    waited for; ``leads``: whether all of it leads to others; ``held``: whether it was left behind once. What
+    it is made of is forgotten once it is sent, and there is the ``future`` of the list of what that gives.
     """
 
     address: str
@@ -37,6 +36,7 @@ class Bundle:
     what: list[Order | Piece] = field(default_factory=list)
     given: list[list[Bundle | Future]] = field(default_factory=list)
     after: list[Bundle] = field(default_factory=list)
+    leads: bool = True
     held: bool = False
     future: Future | None = None
 
@@ -45,17 +45,26 @@ class Bundle:
         return self.future is not None and self.future.status != "pending"
 
     def add(
-        self, what: Order | Piece, given: list[Bundle | Future], after: Iterable[Bundle]
+        self,
+        what: Order | Piece,
+        given: list[Bundle | Future],
+        after: Iterable[Bundle],
+        *,
+        leads: bool = False,
     ) -> tuple[Bundle, int]:
         """Itself with one more, and the place of that."""
         self.what.append(what)
         self.given.append(given)
+        self.leads = self.leads and leads
         self.after += [one for one in after if one is not self and not one.ended]
         return self, len(self.what) - 1
 
-    @property
-    def only_moves(self) -> bool:
-        return all(isinstance(what, Order) and what.step is move for what in self.what)
+    def packed(self) -> tuple[Work, list[Future]]:
+        """What the worker is to do, and all that comes from elsewhere or is waited for, each once."""
+        came = list(dict.fromkeys(one for own in [*self.given, self.after] for one in own))
+        place = {one: at for at, one in enumerate(came)}
+        work = Work(self.what, [[place[one] for one in own] for own in self.given])
+        return work, [_future(one) for one in came]
 
     @property
     def name(self) -> str:
@@ -91,11 +100,11 @@ class Outbox:
         return self._at(made_in.address, stage, f"to {to}")
 
     def send(self, key: Callable[[str, int], tuple[Any, ...]], wanted: Iterable[Bundle]) -> None:
-        """Send what waits, as one graph; moves that nobody reads yet are left for the next time.
+        """Send what waits, as one graph; what leads to nothing yet is left for the next time.
 
         ``key``: of a task, by its name and a number of its own; ``wanted``: what is sent in any case.
         """
-        ready = [one for one in self._bundles.values() if one.held or not one.only_moves]
+        ready = [one for one in self._bundles.values() if one.held or not one.leads]
         chosen = _with_all_before([*ready, *wanted])
         bundles = [one for one in self._bundles.values() if one in chosen]
         assert len(bundles) == len(chosen), "what is waited for is here or was sent"
@@ -106,21 +115,19 @@ class Outbox:
             left.held = True
         for bundle in bundles:
             bundle.future = Future(key(bundle.name, next(self._numbers)), self._client)
-        given = [
-            [[_future(one) for one in own] for own in [*bundle.given, bundle.after]] for bundle in bundles
-        ]
+        works, given = zip(*(bundle.packed() for bundle in bundles))
         keys = [_future(bundle).key for bundle in bundles]
         places = {key: bundle.address for key, bundle in zip(keys, bundles)}
         # Each key's worker, asked for by the scheduler.
         with annotate(workers=places.__getitem__):
-            self._client.map(carry_out, [bundle.what for bundle in bundles], given, key=keys, pure=False)
+            self._client.map(carry_out, works, given, key=keys, pure=False)
         for bundle in bundles:
             bundle.what, bundle.given, bundle.after = [], [], []
 
     @property
-    def moves(self) -> list[Bundle]:
-        """What waits to be sent and only moves factors."""
-        return [one for one in self._bundles.values() if one.only_moves]
+    def leading(self) -> list[Bundle]:
+        """What waits for those that it leads to."""
+        return [one for one in self._bundles.values() if one.leads]
 
     def clear(self) -> None:
         """Send none of them."""

@@ -17,6 +17,7 @@ from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import Setting
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.placing import arrange as arranging
+from hyperlearn_dask.training.workers import distributed
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
 from tests.factorization.made_up import random_tensor
 from tests.training.made_up import SETTINGS, SIZES, hypergraph_of, two_relations, two_relations_problem
@@ -73,6 +74,17 @@ def test_placements_that_were_chosen_give_the_factors_of_one_process(stored, two
             assert sum(share.entries for share in shares.values()) == 3 * 300 + 2 * 120
         else:
             assert sum(len(share.shards) for share in shares.values()) >= 5
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_more_workers_than_tell_each_other_everything_give_the_same(large, stored, two_workers, monkeypatch):
+    monkeypatch.setattr(distributed, "FEW", 1)
+    if large:
+        monkeypatch.setattr(distributed, "SMALL", 64)  # bytes: no result travels whole
+    for schedule in ("parallel", "sequential"):
+        problem, training = two_relations_problem(stored, schedule=schedule, sweeps=6)
+        there = fit(stored, problem, training, client=two_workers)
+        assert_same_factors(there, fit(two_relations(), problem, training))
 
 
 def test_a_step_uses_the_threads_of_its_worker(stored, two_workers):
