@@ -46,10 +46,10 @@ def stable_order(coords: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[np
             _append(key, coords[at], sizes[at])
         keys.append((key, limit))
     for key, limit in reversed(keys):
-        order = _sort(key if len(keys) == 1 else take(key, order), order, limit)
+        order, in_order = _sort(key if len(keys) == 1 else take(key, order), order, limit)
     new = np.zeros(count, dtype=np.bool_)
     for key, _ in keys:
-        _mark_changes(key, order, new)
+        _mark_changes(in_order if len(keys) == 1 else take(key, order), new)
     return order, new
 
 
@@ -62,8 +62,10 @@ def take(source: np.ndarray, entries: np.ndarray, dtype: np.dtype | type | None 
 
 def sum_groups(values: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.ndarray:
     """The float64 sum of each group ``values[order[starts[g]:starts[g + 1]]]``, one after the other."""
-    total = np.empty(len(starts), dtype=np.float64)
-    _sum_groups(values, order, starts, total)
+    total = take(values, take(order, starts), np.float64)
+    sizes = np.diff(starts, append=len(order))
+    several = np.flatnonzero(sizes > 1)  # few, as a rule
+    _add_others(values, order, starts[several], sizes[several], several, total)
     return total
 
 
@@ -79,8 +81,8 @@ def _groups(sizes: Sequence[int]) -> list[tuple[list[int], int]]:
     return groups
 
 
-def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:
-    """The entries of ``order`` sorted by ``key``, which has that order and stays below ``limit``."""
+def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The entries of ``order``, and their ``key``, sorted by the key, which is below ``limit``."""
     bits = max(1, (limit - 1).bit_length())
     passes = -(-bits // DIGIT_BITS)
     digit = -(-bits // passes)
@@ -91,7 +93,7 @@ def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:
         to, to_order = spare[number % 2], spare_order[number % 2]
         _sort_digit(key, order, number * digit, digit, bounds, to, to_order)
         key, order = to, to_order
-    return order
+    return order, key
 
 
 @numba.njit(parallel=True, cache=True)
@@ -125,9 +127,9 @@ def _append(key, coord, size):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _mark_changes(key, order, new):  # type: ignore[no-untyped-def]
-    for k in numba.prange(len(order)):
-        new[k] |= k == 0 or key[order[k]] != key[order[k - 1]]
+def _mark_changes(key, new):  # type: ignore[no-untyped-def]
+    for k in numba.prange(len(key)):
+        new[k] |= k == 0 or key[k] != key[k - 1]
 
 
 @numba.njit(parallel=True, cache=True)
@@ -137,10 +139,7 @@ def _take(source, entries, taken):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True)
-def _sum_groups(values, order, starts, total):  # type: ignore[no-untyped-def]
-    for group in numba.prange(len(starts)):
-        stop = starts[group + 1] if group + 1 < len(starts) else len(order)
-        added = 0.0
-        for k in range(starts[group], stop):
-            added += values[order[k]]
-        total[group] = added
+def _add_others(values, order, starts, sizes, groups, total):  # type: ignore[no-untyped-def]
+    for one in numba.prange(len(groups)):
+        for k in range(starts[one] + 1, starts[one] + sizes[one]):
+            total[groups[one]] += values[order[k]]

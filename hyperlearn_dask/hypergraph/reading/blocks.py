@@ -96,7 +96,9 @@ def cut(file: BinaryIO, table: TableSpec, size: int) -> Iterator[Block]:
 
 def _count_records(data: bytes, spans: list[tuple[int, int]]) -> int:
     """How many records end in some bytes, blank lines included."""
-    return data.count(b"\n") - sum(data.count(b"\n", *span) for span in spans)
+    # Several times as fast as bytes.count, where lines are short
+    ends = np.count_nonzero(np.frombuffer(data, dtype=np.uint8) == ord("\n"))
+    return int(ends) - sum(data.count(b"\n", *span) for span in spans)
 
 
 def blank_lines(data: bytes, table: TableSpec) -> np.ndarray:
