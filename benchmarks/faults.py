@@ -113,9 +113,10 @@ class Training:
         return self.has_ended() or any(event["event"] == "started" for event in _events(self._logs[-1]))
 
     def workers(self) -> list[int]:
-        """The ids of the worker processes, which nannies within the command have started."""
-        ours = _session(self.client.pid)
-        return [pid for pid, parent, line in ours if parent == self.client.pid and "spawn_main" in line]
+        """The ids of the worker processes, forked for nannies within the command."""
+        ours = list(_session(self.client.pid))
+        servers = [pid for pid, parent, line in ours if parent == self.client.pid and "forkserver" in line]
+        return [pid for pid, parent, _ in ours if parent in servers]
 
     def finished(self) -> dict[str, Any]:
         """Its own account of its end."""

@@ -53,7 +53,7 @@ from hyperlearn_dask.training.placing.machine import PRESETS, measure
 from hyperlearn_dask.training.placing.plan import STAGES, Plan, plan
 from hyperlearn_dask.training.schedule import sweeps
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
-from hyperlearn_dask.training.workers.on_worker import desk_of
+from hyperlearn_dask.training.workers.on_worker import desk_of, tell_at_once
 
 if TYPE_CHECKING:
     from distributed import Client, Worker
@@ -63,7 +63,12 @@ DTYPE = "float32"
 WARM = 3  # sweeps in which workers load their shards and kernels are compiled
 SWEEPS = 23
 TURNS = 11  # sweeps with a step at a time
-STAGE_OF = {"mttkrp": "products", "normal": "products", **{stage: stage for stage in STAGES}}
+STAGE_OF = {
+    "mttkrp": "products",
+    "normal": "products",
+    "turn": "direction",
+    **{stage: stage for stage in STAGES},
+}
 
 
 @dataclass(frozen=True)
@@ -313,6 +318,7 @@ def measured(case: Case, path: Path, client: Client, count: int = SWEEPS) -> Mea
     """Train for a few sweeps on the workers of a client."""
     addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
     setting = Setting(DTYPE, dict.fromkeys(case.relations, 0.0), {})
+    client.run(tell_at_once)
     executor = Recorder(client, open_hypergraph(path), setting, case.problem, case.placed(addresses))
     try:
         seconds = trained(case, executor, count)

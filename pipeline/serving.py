@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,16 +107,19 @@ def cluster(
             display.show_cluster(display.console(), found)
         with _told_to_end() as told:
             sys.stdout.flush()  # somebody may wait for it
-            told.wait()
+            told.get()
     click.echo("The cluster has ended", err=True)
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set: an exception can come where Python has to drop it."""
-    told = threading.Event()
+def _told_to_end() -> Iterator[queue.SimpleQueue[int]]:
+    """A queue that Ctrl-C and SIGTERM put themselves in, whatever they interrupt.
+
+    An exception can come where Python has to drop it, and an event while its own lock is held.
+    """
+    told: queue.SimpleQueue[int] = queue.SimpleQueue()
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: told.set()) for number in signals]
+    before = [signal.signal(number, lambda number, _: told.put(number)) for number in signals]
     try:
         yield told
     finally:

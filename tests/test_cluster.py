@@ -23,15 +23,27 @@ MODALITIES = ["user", "movie", "tag"]
 
 LOCAL = """
 import os
+import sys
+from distributed import get_worker
+from threadpoolctl import threadpool_info
 from hyperlearn_dask.cluster import open_scheduler
+from hyperlearn_dask.cluster.local import FORKED_WITH
 
 if __name__ == "__main__":
+    with open_scheduler("local", [], workers=1):
+        pass  # its workers have more threads, and the environment of those below
     with open_scheduler("local", ["user", "movie", "tag"], workers=2, tell=print) as client:
         for address, worker in sorted(client.scheduler_info(n_workers=-1)["workers"].items()):
             print(address.rpartition(":")[0], sorted(worker["resources"]))
         pin = {"movie": 1}
         pool = client.submit(os.environ.get, "OMP_NUM_THREADS", resources=pin).result()
         print("pool", pool, "NUMBA_NUM_THREADS" in os.environ)
+        threads = client.submit(lambda: get_worker().state.nthreads, resources=pin).result()
+        pools = client.submit(threadpool_info, resources=pin).result()
+        print("limited", all(pool["num_threads"] <= threads for pool in pools))
+        missing = client.submit(lambda: set(FORKED_WITH) - set(sys.modules), resources=pin).result()
+        parent = client.submit(os.getppid, resources=pin).result()
+        print("forked", missing or parent != os.getpid())
         with open_scheduler(client.scheduler.address, []) as other:
             print("attached", other.submit(sum, (1, 2), resources=pin).result())
 """
@@ -65,9 +77,7 @@ def test_a_local_cluster_is_private_declares_its_modalities_and_ends_in_silence(
     assert lines[3].startswith("pool ")
     assert int(lines[3].split()[1]) >= 1
     assert lines[3].split()[2] == "False"  # Numba here could compile nothing more, were it set
-    assert lines[4:] == [
-        "attached 3",
-    ]
+    assert lines[4:] == ["limited True", f"forked {sys.platform == 'linux'}", "attached 3"]
 
 
 @pytest.mark.parametrize("scheduler", ["", "gpu", "localhost:8786", "http://localhost:8786"])

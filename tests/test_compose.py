@@ -21,7 +21,7 @@ from compose_spec import PyCompose
 from distributed.config import defaults
 
 from hyperlearn_dask.cluster.certificates import temporary_certificates
-from hyperlearn_dask.cluster.local import MALLOC
+from hyperlearn_dask.cluster.local import MALLOC, THREAD_POOLS
 from hyperlearn_dask.config import load_dataset
 from tests import composed
 from tests.composed import COMPOSE, LOOPBACK, ROOT, TLS, Machine, Project
@@ -103,7 +103,8 @@ def test_all_settings_and_their_defaults_are_in_the_env_file() -> None:
 
 def test_workers_have_the_environment_of_those_of_a_local_cluster() -> None:
     services = composed.load(COMPOSE.read_text(), {})["services"]
-    expected = {"OMP_WAIT_POLICY": "PASSIVE", **{name: str(value) for name, value in MALLOC.items()}}
+    expected = dict.fromkeys(THREAD_POOLS, "1") | {"OMP_WAIT_POLICY": "PASSIVE"}
+    expected |= {name: str(value) for name, value in MALLOC.items()}
     for name, service in services.items():
         assert service.get("environment", {}) == (expected if name.startswith("worker") else {})
 

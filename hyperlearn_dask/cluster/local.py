@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 # Every sweep allocates what the one before has freed. Dask has workers give that back at once, and to
 # get it again costs a page fault for every 4 KiB; larger arrays than 32 MiB are given back in any case.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 25, "MALLOC_ARENA_MAX": 1}
+STARTER = "HYPERLEARN_TEMPLATE_OF"  # in the environment: a process's id and temporary folder, see template.py
+THREAD_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What workers have imported when they are forked from the process that has.
 FORKED_WITH = [
     "distributed",
     "distributed.http.worker",
+    "hyperlearn_dask.cluster.template",
     "hyperlearn_dask.cluster.worker",
     "hyperlearn_dask.training.workers.on_worker",
     "sparse",  # Numba imports it with its first kernel
@@ -101,10 +104,10 @@ def _cpu_cluster(
 
     count = workers or max(1, min(len(modalities) or CPU_COUNT, MOST_WORKERS))
     threads = threads or max(1, CPU_COUNT // count)
-    # A worker's libraries read these when they are imported, so they must be there before it starts.
-    # (Numba's is set by every step: its variable must not change in the process that starts workers.)
-    pools = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    environment = config.get("distributed.nanny.pre-spawn-environ") | dict.fromkeys(pools, threads)
+    # Libraries read these when they are imported, so they must be there before the first worker starts; the
+    # workers of a later cluster limit their threads themselves. (Numba's are set by every step: its variable
+    # must not change in the process that starts workers.)
+    environment = config.get("distributed.nanny.pre-spawn-environ") | dict.fromkeys(THREAD_POOLS, threads)
     # Threads of OpenMP that spin while they wait would take the cores of the other workers.
     environment["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
     environment |= MALLOC
@@ -149,13 +152,18 @@ def _fork_workers() -> None:
 
     A worker, one that replaces a lost one as well, is then there in a tenth of a second instead of two
     and shares that memory with the others. The process starts with the first worker and ends with this
-    one; Dask asks for the method whenever it starts a worker, so the setting stays.
+    one: the workers of all clusters have the environment of then. Dask asks for the method whenever it starts
+    a worker, so the setting stays; one that somebody has chosen is respected.
     """
+    from multiprocessing.util import get_temp_dir
+
     from dask import config
     from distributed.utils import get_mp_context
 
-    if sys.platform == "linux":
-        config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    method = "distributed.worker.multiprocessing-method"
+    if sys.platform == "linux" and config.get(method) in ("spawn", "forkserver"):
+        os.environ[STARTER] = f"{os.getpid()} {get_temp_dir()}"
+        config.set({method: "forkserver"})
         get_mp_context().set_forkserver_preload(FORKED_WITH)  # in place of Dask's own list
 
 

@@ -6,6 +6,8 @@ import gc
 import signal
 from typing import TYPE_CHECKING
 
+from threadpoolctl import threadpool_limits
+
 if TYPE_CHECKING:
     from distributed import Worker
 
@@ -17,4 +19,5 @@ def dask_setup(worker: Worker) -> None:
     look through it again and again, which would make pages that forked workers share their own as well.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threadpool_limits(worker.state.nthreads)  # copies have those of the process that they are copies of
     gc.freeze()

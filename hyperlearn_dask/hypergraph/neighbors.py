@@ -128,7 +128,7 @@ def neighbour_graph(
         if progress is not None:
             progress(f"{modality}: {text}")
 
-    with threadpool_limits(1, "blas"):  # a thread per task is enough, and the same sums on any machine
+    with threadpool_limits(1, "blas"):  # a thread per task is enough, and the same sums with any number here
         parts = _search(cloud, method, seed, block, client, tell, note or (lambda text: None), device)
     rows, columns, squared = (np.concatenate([part[a] for part in parts]) for a in range(3))
     order = np.argsort(rows, kind="stable")

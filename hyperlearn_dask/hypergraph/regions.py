@@ -13,6 +13,7 @@ import scipy.sparse as sp
 ROUNDS = 5  # of k-means: the regions need not be good clusters
 SAMPLE = 40  # points per region that k-means looks at
 DIMENSIONS = 64  # in which sparse points are cut into regions
+MET = 4  # times the neighbours wanted, for points whose regions have too few
 BLOCK_ENTRIES = 1_000_000  # distances that a thread holds at once: 4 MB
 
 
@@ -61,7 +62,8 @@ class Regions:
     def visits(self, rows: np.ndarray, k: int) -> Iterator[tuple[int, np.ndarray]]:
         """The regions besides their own that some points look in, and which of them look in each.
 
-        A point that would meet fewer than k others there looks in the next nearest as well, until it has.
+        A point that would meet no more than k others there looks in the next nearest as well, until it has
+        met several times as many: what is alone is no nearer to its own region than to others.
         """
         sizes, own = np.diff(self.starts), (np.arange(len(rows)), self.home(rows))
         if self.visited == 1:
@@ -74,7 +76,7 @@ class Regions:
         nearest = np.argsort(self._from_home(rows[lonely]), axis=1, kind="stable")
         met_before = np.cumsum(sizes[nearest], axis=1) - sizes[nearest]
         looks = np.zeros(nearest.shape, dtype=bool)
-        np.put_along_axis(looks, nearest, met_before <= k, axis=1)
+        np.put_along_axis(looks, nearest, met_before <= MET * k, axis=1)
         chosen[lonely] = looks
         chosen[own] = False
         for region in np.flatnonzero(chosen.any(axis=0)).tolist():

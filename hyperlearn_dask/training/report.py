@@ -13,7 +13,8 @@ class SweepReport:
     ``parts``: the summands of F by name (``fit made``, ``graph artist``, ``ridge``); ``step``: the
     alpha along the proposed direction (None of a posterior draw); ``seconds``: the whole sweep;
     ``seconds_by``: by the name of the step (``solve-artist``, ``mttkrp-made-0``); ``bytes_by``: what
-    the step was given by other workers, in the same way; ``validation``: how the held-out hyperedges are
+    the step was given by other workers, in the same way (workers tell both a few times a second, so of sweeps
+    shorter than that they come with one of the next); ``validation``: how the held-out hyperedges are
     told (RMSE of values, MRR of ranks), where some are held out, and ``best``, whether no sweep before
     did as well.
     """

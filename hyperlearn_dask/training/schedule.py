@@ -311,7 +311,7 @@ def _way(
         way = executor.at_modality(name, modality, encoded_way, problem, modality, factor, *code, encoded)
         return Way(*(executor.pick(way, part) for part in ("direction", "moments", "code")))
     if turn is not None and before is not None:
-        direction = executor.moved("direction", modality, direction, before, turn)
+        direction = executor.moved("turn", modality, direction, before, turn)
     moments = executor.at_modality(name, modality, moments_along, problem, modality, factor, direction)
     return Way(direction, moments)
 

@@ -141,3 +141,19 @@ def test_a_shard_that_starts_inside_the_tensor_gives_its_rows():
             total[m] += rows
     for m in whole:
         np.testing.assert_allclose(total[m], whole[m], atol=1e-12)
+
+
+def test_six_modes_are_the_loop():
+    rng = np.random.default_rng(0)
+    tensor = random_tensor(rng, (2, 3, 2, 2, 3, 2), 40)
+    matrices, directions = (tuple(rng.normal(size=(n, 3)) for n in tensor.shape) for _ in range(2))
+    for mode, rows in cpu.mttkrp(tensor, matrices, tuple(range(6))).items():
+        np.testing.assert_allclose(rows, loop_mttkrp(tensor, matrices, mode), atol=1e-11)
+    values = loop_values(tensor, tuple(a + 0.5 * d for a, d in zip(matrices, directions)))
+    line = np.polynomial.polynomial.polyval(0.5, cpu.line(tensor, matrices, directions, 0.0))
+    assert line == pytest.approx(-2 * tensor.values @ values)
+    grouped = cpu.group_by_row(tensor, 5)
+    found = cpu.normal_equations(tensor, matrices, 5, np.arange(2), np.arange(2, 3), 0.7, *grouped)
+    expected = loop_normal_equations(tensor, matrices, 5, np.arange(2), np.arange(2, 3), 0.7)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-10)

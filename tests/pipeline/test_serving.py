@@ -109,6 +109,15 @@ def test_ctrl_c_ends_a_cluster_in_silence() -> None:
         assert gone(process.pid)
 
 
+def test_a_killed_cluster_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with serving("--workers", "1") as (process, _):
+        process.kill()
+        process.wait()
+        assert gone(process.pid)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "dask-scratch-space"] == []
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -5,7 +5,7 @@ long as the worker with most to do in it:
 
     products (shards) -> solve (owners) -> direction (owners) -> line (shards) -> step (owners)
 
-Between the first two products travel, before the line directions do: as long as the link with most to
+Between the first two products travel, before the line proposals do: as long as the link with most to
 carry takes. Over all lies what the driver needs for every task.
 """
 

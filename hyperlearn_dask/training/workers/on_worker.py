@@ -195,7 +195,7 @@ def carry_out(work: Work, came: list[Any]) -> list[Any] | None:
                 found.append(_piece(what, worker, desk))
                 continue
             result, took = _step(what, [came[at] for at in places], desk, worker.state.nthreads)
-            _tell(what, took, worker, _memory(desk, what.run))
+            _tell(what, took, worker, desk)
             found.append(result if what.whole else receipt_of(result))
             del result
         return found
@@ -203,13 +203,23 @@ def carry_out(work: Work, came: list[Any]) -> list[Any] | None:
         return None
 
 
-def _tell(order: Order, took: Spent, worker: Worker, memory: Memory) -> None:
+def _tell(order: Order, took: Spent, worker: Worker, desk: _Desk) -> None:
     """Say what a step took, or keep it for the next time."""
     count_step(order.name, took.seconds, took.bytes)
-    memory.spent.append({"name": order.name, "seconds": took.seconds, "cpu": took.cpu, "bytes": took.bytes})
-    if time.monotonic() >= memory.told + TOLD_SECONDS:
-        worker.log_event(order.topic, {"steps": memory.spent})
-        memory.spent, memory.told = [], time.monotonic()
+    step = {"name": order.name, "seconds": took.seconds, "cpu": took.cpu, "bytes": took.bytes}
+    with desk.busy:
+        memory = _memory(desk, order.run)
+        memory.spent.append(step)
+        if time.monotonic() < memory.told + TOLD_SECONDS:
+            return
+        steps, memory.spent, memory.told = memory.spent, [], time.monotonic()
+    worker.log_event(order.topic, {"steps": steps})
+
+
+def tell_at_once() -> None:
+    """Have this worker say what each step took when it is done, for measurements."""
+    global TOLD_SECONDS
+    TOLD_SECONDS = 0.0
 
 
 def _piece(what: Piece, worker: Worker, desk: _Desk) -> Any:

@@ -19,6 +19,7 @@ from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.placing import arrange as arranging
 from hyperlearn_dask.training.workers import distributed
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
+from hyperlearn_dask.training.workers.on_worker import tell_at_once
 from tests.factorization.made_up import random_tensor
 from tests.training.made_up import SETTINGS, SIZES, hypergraph_of, two_relations, two_relations_problem
 
@@ -50,6 +51,7 @@ def test_any_number_of_workers_gives_the_factors_of_one_process(stored, workers,
             client = request.getfixturevalue("two_workers")
         else:
             client = stack.enter_context(open_scheduler("local", list(SIZES), workers=workers))
+        client.run(tell_at_once)
         for schedule in ("parallel", "sequential"):
             problem, training = two_relations_problem(stored, schedule=schedule, sweeps=6)
             reports = []
