@@ -18,5 +18,6 @@ def _clear(process: int, starter: int, folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-_starter, _, _folder = os.environ[STARTER].partition(" ")
-atexit.register(_clear, os.getpid(), int(_starter), _folder)
+_starter, _, _folder = os.environ.get(STARTER, "").partition(" ")
+if _starter == str(os.getppid()):
+    atexit.register(_clear, os.getpid(), int(_starter), _folder)
