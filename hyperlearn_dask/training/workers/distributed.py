@@ -228,10 +228,7 @@ class DaskExecutor:
         handle = self._submit(name, owner, self._load("", None), move, args, leads=True)
         for (address, path), copy in along.result.copies.items():
             if isinstance(copy, Result) and path[:-1] == along.path:
-                own = start.pick(path[-1])
-                there = own.result.copies.get((address, own.path))
-                own_copy = there if isinstance(there, Result) else own
-                handle.result.copies[address, (path[-1],)] = Sum(own_copy, copy, alpha)
+                handle.result.copies[address, (path[-1],)] = Sum(start.pick(path[-1]), copy, alpha)
         return handle
 
     def gather(self, handles: Any) -> Any:

@@ -46,7 +46,7 @@ class Result:
 class Sum:
     """Rows of ``start + alpha along`` that a worker can make itself: it has those of the latter."""
 
-    start: Result | Part
+    start: Part
     along: Result
     alpha: Part | Anywhere | float
 

@@ -59,9 +59,8 @@ class Letter:
             self.copies.append(new)
         keep_as = None if new is None else new.number
         if isinstance(copy, Sum) and keep_as is not None:
-            start = self.enclose(copy.start) if isinstance(copy.start, Part) else self._kept(copy.start, ())
             alpha = copy.alpha if isinstance(copy.alpha, float) else self.enclose(copy.alpha)
-            return Moved(start, self._kept(copy.along, ()), alpha, keep_as)
+            return Moved(self.enclose(copy.start), self._kept(copy.along, ()), alpha, keep_as)
         if part.told and not has_large(value := within(result.value, part.path)):
             return value  # it has been here, so this step depends on none before
         self.reads.append(result)
