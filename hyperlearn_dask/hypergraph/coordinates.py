@@ -59,6 +59,11 @@ def in_order(
     return SparseTensor(narrow, values, shape), merged
 
 
+def get_ready() -> None:
+    """Load what :func:`in_order` needs, so that it need not: Numba takes a second."""
+    in_order((np.zeros(2, dtype=np.int32),), np.ones(2), (1,))
+
+
 def row_starts(tensor: SparseTensor) -> np.ndarray:
     """Where each row of the sort mode begins in the entries, and where the last one ends."""
     mode = tensor.sort_mode

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ import zarr
 from hyperlearn_dask.config import Dataset, ModalitySpec, RelationSpec, TableSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph import store
-from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
+from hyperlearn_dask.hypergraph.coordinates import Repeat, get_ready, in_order
 from hyperlearn_dask.hypergraph.pace import Pace
 from hyperlearn_dask.hypergraph.reading.hyperedges import (
     Chunk,
@@ -179,13 +180,15 @@ class _Ingest:
         ]
         if spec.graph is not None and spec.graph.edges is not None:
             parts.append(self.tasks.submit(f"distinct-{name}-edges", read_edge_ids, spec.graph, self.block))
-        merged = self._task(f"merge-{name}", merge, parts)
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(get_ready)  # by the time the ids are merged, which one thread does
+            merged = self._task(f"merge-{name}", merge, parts)
+            self.vocabularies[name] = self._task(f"vocabulary-{name}", _merged_ids, merged)
+            (ids,) = self.tasks.gather([self.vocabularies[name]])
         for place, (relation, number, _) in enumerate(sources):
             self.translations.setdefault((name, relation), []).append(
                 self.tasks.submit(f"translation-{name}-{relation}-{number}", _translation, merged, place)
             )
-        self.vocabularies[name] = self._task(f"vocabulary-{name}", _merged_ids, merged)
-        (ids,) = self.tasks.gather([self.vocabularies[name]])
         if not len(ids):
             raise InputError(
                 "has no entities: no cell of its columns has an id",

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -34,7 +34,8 @@ from hyperlearn_dask.hypergraph.reading.jsonlines import json_names, parse_json
 
 BLOCK = 32 << 20  # bytes of a text table per part: the larger, the fewer dictionaries to merge
 TNS_VALUE = "value"  # what the last column of a .tns file is called here; the others are "1", "2" …
-_PIECE = 1 << 20  # bytes of a block that Arrow parses at once: they stay in the cache
+_STEP = 1 << 18  # bytes of a text table that are looked at at once to plan: they stay in the cache
+_PIECE = 1 << 20  # bytes of a block that Arrow parses at once: they too
 _ROWS = 1 << 20  # of a Parquet file at once
 
 
@@ -54,6 +55,10 @@ class Part:
     row: int
     records: int
     block: int
+
+    def can_take(self, next: Part) -> bool:
+        """Whether a part follows on this one, and both are no more than a block together."""
+        return self.stop == next.start and next.stop is not None and next.stop - self.start <= self.block
 
 
 @dataclass(frozen=True)
@@ -100,14 +105,18 @@ def plan(table: TableSpec, columns: Sequence[str], *, block: int = BLOCK) -> lis
     if names is not None:
         _require(table, names, needed)
     with open_bytes(table) as file:
-        for found in cut(file, table, block):
+        for found in cut(file, table, block if table.gzipped else min(block, _STEP)):
             if names is None:
                 names, found = _begin(found, table)
                 if names is not None:
                     _require(table, names, needed)
             if names is not None and found.data and not found.data.isspace():
                 stop = None if table.gzipped else found.start + len(found.data)
-                parts.append(Part(table, names, needed, found.start, stop, found.row, found.records, block))
+                part = Part(table, names, needed, found.start, stop, found.row, found.records, block)
+                if parts and parts[-1].can_take(part):
+                    last = parts.pop()
+                    part = replace(last, stop=part.stop, records=last.records + part.records)
+                parts.append(part)
                 if table.gzipped:
                     break
     if not parts:

@@ -147,6 +147,21 @@ def test_parts_are_read_in_any_order(tmp_path):
     assert found == {n + 2: str(n) for n in range(100)}
 
 
+def test_steps_of_planning_become_parts_of_a_block(tmp_path, monkeypatch):
+    rows = [f'{n},"a\nb"\n' + "\n" * (9 * (n % 10 == 4)) for n in range(50)]  # blank lines fill whole steps
+    spec = table(tmp_path, "t.csv", "id,x\n" + "".join(rows))
+    whole = [(batch.rows[k], id) for batch in read_table(spec, ["id"]) for k, id in enumerate(ids(spec, "id"))]
+    monkeypatch.setattr(tables, "_STEP", 8)
+    parts = plan(spec, ["id"], block=100)
+    assert all(part.stop - part.start <= 100 for part in parts)
+    assert len(parts) < 2 * spec.path.stat().st_size / 100 + 5  # not one for each step
+    found = []
+    for part in parts:
+        for batch in read_part(part):
+            found += [(batch.rows[k], id) for k, id in enumerate(cells.ids(batch, "id").to_pylist())]
+    assert found == whole
+
+
 LONG = "".join(f"{n},1\n" for n in range(50))
 
 WRONG = {
