@@ -37,6 +37,13 @@ def ids(spec, column, block=BLOCK):
     return list(chain(*found))
 
 
+def numbered(batches):
+    """(row of the table, id) of every record."""
+    return [
+        (batch.rows[k], id) for batch in batches for k, id in enumerate(cells.ids(batch, "id").to_pylist())
+    ]
+
+
 def numbers(spec, column, block=BLOCK):
     return np.concatenate(
         [cells.numbers(b, column) for b in read_table(spec, [column], block=block)]
@@ -140,26 +147,19 @@ def test_parts_are_read_in_any_order(tmp_path):
     spec = table(tmp_path, "t.csv", "id\n" + "".join(f"{n}\n" for n in range(100)))
     parts = plan(spec, ["id"], block=20)
     assert len(parts) > 5
-    found = {}
-    for part in reversed(parts):
-        for batch in read_part(part):
-            found |= {batch.rows[k]: id for k, id in enumerate(cells.ids(batch, "id").to_pylist())}
-    assert found == {n + 2: str(n) for n in range(100)}
+    found = numbered(chain.from_iterable(map(read_part, reversed(parts))))
+    assert sorted(found) == [(n + 2, str(n)) for n in range(100)]
 
 
 def test_steps_of_planning_become_parts_of_a_block(tmp_path, monkeypatch):
     rows = [f'{n},"a\nb"\n' + "\n" * (9 * (n % 10 == 4)) for n in range(50)]  # blank lines fill whole steps
     spec = table(tmp_path, "t.csv", "id,x\n" + "".join(rows))
-    whole = [(batch.rows[k], id) for batch in read_table(spec, ["id"]) for k, id in enumerate(ids(spec, "id"))]
+    expected = numbered(read_table(spec, ["id"]))
     monkeypatch.setattr(tables, "_STEP", 8)
     parts = plan(spec, ["id"], block=100)
     assert all(part.stop - part.start <= 100 for part in parts)
     assert len(parts) < 2 * spec.path.stat().st_size / 100 + 5  # not one for each step
-    found = []
-    for part in parts:
-        for batch in read_part(part):
-            found += [(batch.rows[k], id) for k, id in enumerate(cells.ids(batch, "id").to_pylist())]
-    assert found == whole
+    assert numbered(chain.from_iterable(map(read_part, parts))) == expected
 
 
 LONG = "".join(f"{n},1\n" for n in range(50))
