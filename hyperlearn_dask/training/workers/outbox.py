@@ -100,16 +100,16 @@ class Outbox:
         return self._at(made_in.address, stage, f"to {to}")
 
     def send(self, key: Callable[[str, int], tuple[Any, ...]], wanted: Iterable[Bundle]) -> None:
-        """Send what waits, as one graph; what leads to nothing yet is left for the next time.
+        """Send what waits, as one graph; what leads to nothing yet is left for the next time there is more.
 
         ``key``: of a task, by its name and a number of its own; ``wanted``: what is sent in any case.
         """
-        ready = [one for one in self._bundles.values() if one.held or not one.leads]
-        chosen = _with_all_before([*ready, *wanted])
+        asked = [*(one for one in self._bundles.values() if not one.leads), *wanted]
+        if all(one.future for one in asked):
+            return
+        chosen = _with_all_before([*asked, *(one for one in self._bundles.values() if one.held)])
         bundles = [one for one in self._bundles.values() if one in chosen]
         assert len(bundles) == len(chosen), "what is waited for is here or was sent"
-        if not bundles:
-            return
         self._bundles = {place: one for place, one in self._bundles.items() if one not in chosen}
         for left in self._bundles.values():
             left.held = True

@@ -6,6 +6,7 @@ import itertools
 import numba
 import numpy as np
 import pytest
+from distributed import SchedulerPlugin
 
 from hyperlearn_dask import HyperLearn
 from hyperlearn_dask.cluster import open_scheduler
@@ -87,6 +88,32 @@ def test_more_workers_than_tell_each_other_everything_give_the_same(large, store
         problem, training = two_relations_problem(stored, schedule=schedule, sweeps=6)
         there = fit(stored, problem, training, client=two_workers)
         assert_same_factors(there, fit(two_relations(), problem, training))
+
+
+class Count(SchedulerPlugin):
+    """How many tasks have ended."""
+
+    name = "count"
+    tasks = 0
+
+    def transition(self, key, start, finish, *args, **kwargs):
+        self.tasks += finish == "memory"
+
+
+def test_workers_meet_three_times_a_sweep(stored, two_workers):
+    def ended(dask_scheduler):
+        return dask_scheduler.plugins[Count.name].tasks
+
+    two_workers.register_plugin(Count())
+    told = []
+    for sweeps in (16, 48):
+        problem, training = two_relations_problem(stored, sweeps=sweeps)
+        fit(stored, problem, training, client=two_workers)
+        told.append(two_workers.run_on_scheduler(ended))
+    two_workers.unregister_scheduler_plugin(Count.name)
+    first, both = told
+    # Three of each worker and one that the driver asks for; moves go by themselves when all are let end.
+    assert (both - 2 * first) / (48 - 16) == 3 * 2 + 1 + 2 / distributed.LINEAGE
 
 
 def test_a_step_uses_the_threads_of_its_worker(stored, two_workers):
