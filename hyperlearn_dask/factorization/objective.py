@@ -13,6 +13,7 @@ import numpy as np
 from numpy.polynomial import polynomial
 
 from hyperlearn_dask.backend import Array, beside
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.filters import graph_product
 from hyperlearn_dask.factorization.grams import augmented_grams, inner, term_gram
 from hyperlearn_dask.factorization.problem import Problem
@@ -114,10 +115,21 @@ def objective_line(
 
 
 def best_step(parts: Mapping[str, np.ndarray]) -> float:
-    """The alpha that minimises F(A + alpha D): the best real root of its derivative, or 0."""
+    """The alpha that minimises F(A + alpha D): the best real root of its derivative, or 0.
+
+    Raises
+    ------
+    InputError
+        When F is not finite.
+    """
     total = np.zeros(1)
     for part in parts.values():
         total = polynomial.polyadd(total, part)
+    if not np.isfinite(total).all():
+        raise InputError(
+            "the objective is no longer finite: values, weights or ridge are too large or too far apart for "
+            'the precision; bring them nearer to 1, or use training.dtype = "float64"'
+        )
     roots = polynomial.polyroots(polynomial.polyder(total))
     real = roots[np.abs(roots.imag) <= 1e-9 * np.maximum(1, np.abs(roots))].real
     candidates = np.concatenate([[0.0], real])

@@ -9,6 +9,7 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, Device, array_module, to_host
 from hyperlearn_dask.config import TrainingSpec
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.factorization.starts import SAMPLE, evenly, start_factors
@@ -16,6 +17,28 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.encoding import described
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.heats import better_start
+
+
+def require_range(problem: Problem, squares: Mapping[str, float], dtype: str) -> None:
+    """Refuse values whose products would leave what a precision holds.
+
+    ``squares``: of every relation, the sum of its values' squares.
+
+    Raises
+    ------
+    InputError
+        With the relation's name.
+    """
+    most = float(np.finfo(dtype).max) ** 0.4  # of the third power is some room left
+    for name, total in squares.items():
+        size = np.sqrt(problem.terms[name].weight * total)
+        if not size < most:
+            others = ', or use training.dtype = "float64"' if dtype == "float32" else ""
+            raise InputError(
+                f"its values are too large for {dtype}: expected the root of their weighted sum of squares "
+                f"below {most:.0e}, got {size:.1e}; divide them by a number{others}",
+                key=f"relations.{name}",
+            )
 
 
 def start_values(problem: Problem, executor: Executor, training: TrainingSpec) -> dict[str, Handle]:

@@ -22,7 +22,7 @@ from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Problem, TermSettings, build_problem
 from hyperlearn_dask.hypergraph.holdout import HoldOut, held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.training.beginning import informed_entities, start_values
+from hyperlearn_dask.training.beginning import informed_entities, require_range, start_values
 from hyperlearn_dask.training.chain import sample_posterior
 from hyperlearn_dask.training.checkpoint import Checkpoints, State
 from hyperlearn_dask.training.encoding import (
@@ -42,7 +42,7 @@ from hyperlearn_dask.training.executor import (
 )
 from hyperlearn_dask.training.memory import here, require_room
 from hyperlearn_dask.training.report import OnSweep, SweepReport
-from hyperlearn_dask.training.schedule import Course, Point, sweeps
+from hyperlearn_dask.training.schedule import Course, Point, sum_of_squares, sweeps
 from hyperlearn_dask.training.steps import Proposal
 from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
@@ -320,6 +320,7 @@ def _optimise(
     before: Course | None = None
     history: list[SweepReport] = []
     if state is None:
+        require_range(problem, sum_of_squares(problem, executor), training.dtype)
         factors, encoded = begin(problem, executor, features, start_values(problem, executor, training))
         best = Point(factors, {}, encoded)
     else:

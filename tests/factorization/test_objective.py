@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization import objective
 
 from .made_up import INTERACTIONS, LOSSES, loop_objective, three_mode, whole
@@ -53,3 +54,8 @@ def test_no_other_step_is_better(loss):
 def test_where_no_step_helps_the_step_is_nothing():
     assert objective.best_step({"fit": np.array([1.0, 0.0, 2.0])}) == 0.0
     assert objective.best_step({"fit": np.array([1.0])}) == 0.0
+
+
+def test_an_objective_that_is_not_finite_is_told():
+    with pytest.raises(InputError, match=r"no longer finite.*float64"):
+        objective.best_step({"fit": np.array([1.0, np.nan, np.inf])})

@@ -124,6 +124,31 @@ def test_a_row_of_which_nothing_is_known_stays_finite():
     np.testing.assert_allclose(found[1] @ np.ones((3, 3)), 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [8, 40])
+def test_systems_that_rounding_leaves_indefinite_are_solved_downhill(columns, dtype):
+    rng, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    z = rng.random((60, columns)) * 10 ** rng.uniform(-2, 2, (60, columns))
+    noise = rng.normal(size=(60, columns, columns))
+    gram = z[:, :, None] * z[:, None, :] * (1 + 30 * eps * (noise + noise.transpose(0, 2, 1)))
+    assert np.linalg.eigvalsh(gram).min() < 0
+    high, wide = rows._rounded(columns, rows.HIGH), rows._wide(columns, np.dtype(dtype))
+    systems = np.zeros((60, high, wide), dtype=dtype)
+    systems[:, :columns, :columns] = gram
+    right = rng.normal(size=(60, columns)).astype(dtype)
+    way = np.empty_like(right)
+    downhill = rows.descend(systems, right, np.zeros_like(right), way)
+    np.testing.assert_array_equal(downhill, right)
+    assert (np.einsum("nf,nf->n", way, right) > 0).all()
+    # No more than by the ridge, of the size of the rounding errors, alone
+    ridge = columns * eps * np.einsum("nff->nf", gram).max(axis=1)
+    assert (np.linalg.norm(way, axis=1) < 10 * np.linalg.norm(right, axis=1) / ridge).all()
+
+    inverse = rows.invert_rows(gram.astype(dtype), np.zeros(60, dtype=dtype))
+    assert np.isfinite(inverse).all()
+    assert (np.abs(inverse).max(axis=(1, 2)) < 1e3 / eps / np.einsum("nff->nf", gram).min(axis=1)).all()
+
+
 @pytest.mark.parametrize("graph", [True, False])
 def test_a_system_in_parts_descends_like_the_one_formed(graph):
     import scipy.sparse

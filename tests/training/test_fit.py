@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import scipy.sparse
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.hypergraph.holdout import relation_of
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.fit import fit, problem_of
@@ -100,6 +102,17 @@ def test_float32_follows_float64():
     double = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=10))
     assert all(a.dtype == np.float32 for a in single.factors.values())
     assert single.history[-1]["objective"] == pytest.approx(double.history[-1]["objective"], rel=1e-3)
+
+
+def test_values_that_a_precision_cannot_square_are_refused():
+    hypergraph = two_relations()
+    rated = hypergraph.relations["rated"].tensor
+    large = dataclasses.replace(rated, values=1e20 * rated.values)
+    other = {**hypergraph.relations, "rated": relation_of(hypergraph.relations["rated"], large)}
+    hypergraph = dataclasses.replace(hypergraph, relations=other)
+    with pytest.raises(InputError, match=r"^relations.rated: .*float32.*float64"):
+        fit(hypergraph, *two_relations_problem(hypergraph, dtype="float32", sweeps=2))
+    assert np.isfinite(fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2)).history[-1]["objective"])
 
 
 def test_fixed_columns_are_ones_and_unused_ones_zero():

@@ -188,7 +188,7 @@ def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
     found = arrays.empty(matrices.shape, matrices.dtype)
-    _invert_rows(matrices, shift, found)
+    _invert_rows(matrices, shift, matrices.dtype.type(np.finfo(matrices.dtype).eps), found)
     return found
 
 
@@ -286,8 +286,10 @@ def _descent_pass(width: int) -> Callable[..., None]:
                         left = own[above, row]
                         for b in range(row, columns):
                             own[row, b] -= left * own[above, b]
-                    pivot = max(own[row, row] + ridge, tiny * inverse[row])
-                    inverse[row] = 1 / np.sqrt(pivot)
+                    # Where rounding leaves nothing, y stays 0: the row of a tiny pivot would be large, and what
+                    # is subtracted of its products larger from one pivot to the next.
+                    known = own[row, row] > tiny * inverse[row]
+                    inverse[row] = 1 / np.sqrt(own[row, row] + ridge) if known else 0
                     for b in range(row + 1, columns):
                         own[row, b] *= inverse[row]
             # U' U y = g
@@ -368,7 +370,7 @@ def _times_rows(matrices, vectors, found):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _invert_rows(matrices, shift, found):  # type: ignore[no-untyped-def]
+def _invert_rows(matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
     columns = matrices.shape[1]
     for i in numba.prange(len(found)):
         own = found[i]
@@ -376,6 +378,14 @@ def _invert_rows(matrices, shift, found):  # type: ignore[no-untyped-def]
         for a in range(columns):
             own[a, a] += shift[i]
         for k in range(columns):
+            whole = matrices[i, k, k] + shift[i]
+            if (
+                own[k, k] <= tiny * whole
+            ):  # rounding leaves nothing of it: as if it had nothing to do with others
+                for a in range(columns):
+                    own[a, k] = own[k, a] = 0
+                own[k, k] = 1 / whole
+                continue
             pivot = 1 / own[k, k]
             own[k, k] = 1
             for b in range(columns):
