@@ -286,8 +286,8 @@ def _descent_pass(width: int) -> Callable[..., None]:
                         left = own[above, row]
                         for b in range(row, columns):
                             own[row, b] -= left * own[above, b]
-                    # Where rounding leaves nothing, y stays 0: the row of a tiny pivot would be large, and what
-                    # is subtracted of its products larger from one pivot to the next.
+                    # Where rounding leaves nothing, y stays 0: the row of a tiny pivot would be large, and
+                    # what is subtracted of its products larger from one pivot to the next.
                     known = own[row, row] > tiny * inverse[row]
                     inverse[row] = 1 / np.sqrt(own[row, row] + ridge) if known else 0
                     for b in range(row + 1, columns):
