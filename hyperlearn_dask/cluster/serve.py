@@ -69,10 +69,10 @@ def serving(
     from hyperlearn_dask.monitor.post import add_page
 
     listening = listening or Listening()
-    _require_free(listening.host, listening.port, "--port")
-    _require_free(listening.host, listening.dashboard_port, "--dashboard-port")
     with contextlib.ExitStack() as stack:
         certificates = stack.enter_context((tls or Tls()).certificates())
+        _require_free(listening.host, listening.port, "--port")
+        _require_free(listening.host, listening.dashboard_port, "--dashboard-port")
         security = None if certificates is None else certificates.security()
         cluster = local_cluster(kind, modalities, workers=workers, security=security, listening=listening)
         stack.enter_context(cluster)
