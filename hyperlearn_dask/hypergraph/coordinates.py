@@ -55,7 +55,7 @@ def in_order(
     else:
         kept = order[starts] if merged else order
     values = sum_groups(values, order, starts) if merged and duplicates == "sum" else take(values, kept)
-    narrow = tuple(take(coord, kept, _narrowest(size)) for coord, size in zip(coords, shape))
+    narrow = tuple(take(coord, kept, narrowest(size)) for coord, size in zip(coords, shape))
     return SparseTensor(narrow, values, shape), merged
 
 
@@ -78,6 +78,6 @@ def _first_repeat(order: np.ndarray, starts: np.ndarray) -> Repeat:
     return Repeat(int(order[earliest]), int(order[earliest + 1]))
 
 
-def _narrowest(size: int) -> type[np.signedinteger]:
-    """32 bits, where a mode does not need more."""
+def narrowest(size: int) -> type[np.signedinteger]:
+    """What indices of a mode of so many rows are kept as: 32 bits, where more are not needed."""
     return np.int32 if size <= np.iinfo(np.int32).max else np.int64

@@ -22,6 +22,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.factorization.streamed import StreamedShard
+from hyperlearn_dask.hypergraph.coordinates import narrowest
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.events import Where
@@ -95,7 +96,8 @@ class ShardPlace:
             coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
         shape[mode] = self.rows
         values = (tensor.values - offset if offset else tensor.values).astype(dtype, copy=False)
-        own = SparseTensor(tuple(coords), values, tuple(shape), sorted_by=mode)
+        narrow = tuple(c.astype(narrowest(n), copy=False) for c, n in zip(coords, shape))
+        own = SparseTensor(narrow, values, tuple(shape), sorted_by=mode)
         if not self.holds_contexts:
             return EntryShard(self.relation, own, self.first_row)
         # Contexts without the sort mode's rows count theirs from 0.

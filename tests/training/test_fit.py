@@ -11,6 +11,7 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.holdout import relation_of
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.training.executor import ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
 from tests.factorization.made_up import loop_objective, random_laplacian, random_tensor
 
@@ -126,6 +127,15 @@ def test_fixed_columns_are_ones_and_unused_ones_zero():
     assert np.ptp(model.factors["b"][:, shared]) > 0
 
 
+def test_indices_are_as_narrow_as_modes_allow():
+    coords = (np.array([2**40, 2**40 + 1, 2**40 + 2]), np.array([0, 3, 1]))
+    tensor = SparseTensor(coords, np.ones(3), (2**40 + 3, 4))
+    place = ShardPlace("r", 0, 0, 3, first_row=2**40, rows=3)
+    own = place.cut(tensor, 0.0, "float32").tensor
+    assert [c.dtype for c in own.coords] == [np.int32, np.int32]
+    assert [c.tolist() for c in own.coords] == [[0, 1, 2], [0, 3, 1]]
+
+
 def test_inputs_are_not_changed():
     hypergraph = two_relations()
     before = hypergraph.relations["rated"].tensor.values.copy()
@@ -197,7 +207,7 @@ def test_more_columns_than_data_and_no_ridge_still_go_downhill(dtype, loss, grap
     tensor = random_tensor(rng, (40, 6), 100)
     laplacians = {"a": random_laplacian(rng, 40)} if graph else {}
     hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, sizes, laplacians)
-    training = TrainingSpec(groups={"all": 16}, ridge=0.0, sweeps=60, tolerance=0.0, dtype=dtype)
+    training = TrainingSpec(groups={"all": 7}, ridge=0.0, sweeps=60, tolerance=0.0, dtype=dtype)
     settings = {"r": TermSettings(loss, target="b")}
     model = fit(hypergraph, problem_of(hypergraph, settings, training, {"a": 1e-3}), training)
     objective = [row["objective"] for row in model.history]

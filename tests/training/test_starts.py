@@ -54,7 +54,7 @@ def joined(columns: list[np.ndarray], shape: tuple[int, ...]) -> SparseTensor:
 
 
 @pytest.mark.parametrize(
-    ("make", "width", "better"), [(many_groups, 8, "degree"), (clear_groups, 4, "clustered")]
+    ("make", "width", "better"), [(many_groups, 7, "degree"), (clear_groups, 4, "clustered")]
 )
 def test_auto_takes_the_start_that_ends_lower(make, width, better) -> None:
     tensor = make()

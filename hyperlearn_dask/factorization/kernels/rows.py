@@ -374,8 +374,9 @@ def _invert_rows(matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
     columns = matrices.shape[1]
     for i in numba.prange(len(found)):
         own = found[i]
-        own[:] = matrices[i]
-        for a in range(columns):
+        for a in range(columns):  # one by one: a whole matrix takes seconds to compile
+            for b in range(columns):
+                own[a, b] = matrices[i, a, b]
             own[a, a] += shift[i]
         for k in range(columns):
             whole = matrices[i, k, k] + shift[i]
