@@ -175,8 +175,10 @@ def train_stage(job: Job) -> StageReport:
 
     client = job.client() if job.client else None
     with job.watch(dataset.training.sweeps) as show:
+        fit_began = time.perf_counter()
 
         def on_sweep(report: SweepReport) -> None:
+            seconds.setdefault("before the first sweep", time.perf_counter() - fit_began - report.seconds)
             for name, value in report.seconds_by.items():
                 seconds[name] += value
             show(report)
@@ -199,7 +201,10 @@ def train_stage(job: Job) -> StageReport:
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:
         job.tell(f"weighing local evidence for {', '.join(ranked)}")
+    evidence_began = time.perf_counter()
     model = add_evidence(model, hypergraph, ranked, dataset.training, dataset.graphs_from)
+    if ranked:
+        seconds["local evidence"] = time.perf_counter() - evidence_began
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()
     why = "no model yet" if before is None else _changes(before["asked"], asked)

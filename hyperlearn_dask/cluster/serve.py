@@ -71,9 +71,9 @@ def serving(
     listening = listening or Listening()
     with contextlib.ExitStack() as stack:
         certificates = stack.enter_context((tls or Tls()).certificates())
+        security = None if certificates is None else certificates.security()
         _require_free(listening.host, listening.port, "--port")
         _require_free(listening.host, listening.dashboard_port, "--dashboard-port")
-        security = None if certificates is None else certificates.security()
         cluster = local_cluster(kind, modalities, workers=workers, security=security, listening=listening)
         stack.enter_context(cluster)
         client = stack.enter_context(Client(cluster, set_as_default=False))

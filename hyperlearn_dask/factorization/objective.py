@@ -125,15 +125,17 @@ def best_step(parts: Mapping[str, np.ndarray]) -> float:
     total = np.zeros(1)
     for part in parts.values():
         total = polynomial.polyadd(total, part)
-    if not np.isfinite(total).all():
+    slope = polynomial.polyder(total)
+    if not (np.isfinite(total).all() and np.isfinite(slope).all()):
         raise InputError(
             "the objective is no longer finite: values, weights or ridge are too large or too far apart for "
-            'the precision; bring them nearer to 1, or use training.dtype = "float64"'
+            'the precision; bring them nearer to 1, or use training.dtype = "float64" if it is not used yet'
         )
-    roots = polynomial.polyroots(polynomial.polyder(total))
+    roots = polynomial.polyroots(slope)
     real = roots[np.abs(roots.imag) <= 1e-9 * np.maximum(1, np.abs(roots))].real
     candidates = np.concatenate([[0.0], real])
-    return float(candidates[np.argmin(polynomial.polyval(candidates, total))])
+    values = polynomial.polyval(candidates, total)
+    return float(candidates[np.argmin(np.where(np.isfinite(values), values, np.inf))])
 
 
 def at_step(parts: Mapping[str, np.ndarray], alpha: float) -> dict[str, float]:

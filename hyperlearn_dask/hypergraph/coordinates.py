@@ -61,7 +61,7 @@ def in_order(
 
 def get_ready() -> None:
     """Load what :func:`in_order` needs, so that it need not: Numba takes a second."""
-    in_order((np.zeros(2, dtype=np.int32),), np.ones(2), (1,))
+    in_order((np.zeros(1, dtype=np.int32),), np.ones(1), (1,))
 
 
 def row_starts(tensor: SparseTensor) -> np.ndarray:

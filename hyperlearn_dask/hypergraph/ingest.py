@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,21 +174,21 @@ class _Ingest:
             if name in self.dataset.relations[relation].columns
             for number, chunks in enumerate(self._training_chunks(relation))
         ]
+        # By the time the ids are merged, which one thread does; what goes wrong will do so again.
+        threading.Thread(target=get_ready, daemon=True).start()
         parts = [
             self.tasks.submit(f"distinct-{name}-{relation}-{number}", dictionaries, chunks, name)
             for relation, number, chunks in sources
         ]
         if spec.graph is not None and spec.graph.edges is not None:
             parts.append(self.tasks.submit(f"distinct-{name}-edges", read_edge_ids, spec.graph, self.block))
-        with ThreadPoolExecutor(1) as aside:
-            aside.submit(get_ready)  # by the time the ids are merged, which one thread does
-            merged = self._task(f"merge-{name}", merge, parts)
-            self.vocabularies[name] = self._task(f"vocabulary-{name}", _merged_ids, merged)
-            (ids,) = self.tasks.gather([self.vocabularies[name]])
+        merged = self._task(f"merge-{name}", merge, parts)
         for place, (relation, number, _) in enumerate(sources):
             self.translations.setdefault((name, relation), []).append(
                 self.tasks.submit(f"translation-{name}-{relation}-{number}", _translation, merged, place)
             )
+        self.vocabularies[name] = self._task(f"vocabulary-{name}", _merged_ids, merged)
+        (ids,) = self.tasks.gather([self.vocabularies[name]])
         if not len(ids):
             raise InputError(
                 "has no entities: no cell of its columns has an id",

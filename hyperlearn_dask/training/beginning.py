@@ -20,16 +20,17 @@ from hyperlearn_dask.training.heats import better_start
 
 
 def require_range(problem: Problem, squares: Mapping[str, float], dtype: str) -> None:
-    """Refuse values whose products would leave what a precision holds.
+    """Refuse values that start values cannot be made of in a precision.
 
-    ``squares``: of every relation, the sum of its values' squares.
+    ``squares``: of every relation, the sum of its values' squares. Smaller values can leave what a precision
+    holds as well, by products of several factors; :func:`.objective.best_step` tells of that.
 
     Raises
     ------
     InputError
         With the relation's name.
     """
-    most = float(np.finfo(dtype).max) ** 0.4  # of the third power is some room left
+    most = float(np.finfo(dtype).max) ** 0.4
     for name, total in squares.items():
         size = np.sqrt(problem.terms[name].weight * total)
         if not size < most:

@@ -319,8 +319,9 @@ def _optimise(
     """The sweeps, from the start or from a state among them; the best state, else that after the last."""
     before: Course | None = None
     history: list[SweepReport] = []
+    squares = sum_of_squares(problem, executor)
     if state is None:
-        require_range(problem, sum_of_squares(problem, executor), training.dtype)
+        require_range(problem, squares, training.dtype)
         factors, encoded = begin(problem, executor, features, start_values(problem, executor, training))
         best = Point(factors, {}, encoded)
     else:
@@ -335,7 +336,7 @@ def _optimise(
         if state.best:
             its_codes = held(executor, state.best_codes)
             best = Point(held(executor, state.best), {}, go_on(its_codes, features, len(history)))
-    run = sweeps(problem, executor, factors, training.schedule, before, done=len(history), encoded=encoded)
+    run = sweeps(problem, executor, factors, training.schedule, before, len(history), encoded, squares)
     del factors, before
     for report, point, course in run:
         if judge is not None:

@@ -85,14 +85,16 @@ def sweeps(
     course: Course | None = None,
     done: int = 0,
     encoded: dict[str, dict[str, Any]] | None = None,
+    squares: dict[str, float] | None = None,
 ) -> Iterator[tuple[SweepReport, Point, Course]]:
     """Sweep after sweep, without end: the caller decides when to stop.
 
     ``factors``: handles of the start values per modality, or of where ``done`` sweeps, the last one
-    by ``course``, have led; ``encoded``: see :class:`Point`.
+    by ``course``, have led; ``encoded``: see :class:`Point`; ``squares``: see :func:`sum_of_squares`, which
+    is asked where they are not known.
     """
     propose = {"parallel": propose_parallel, "sequential": propose_sequential}[schedule]
-    squares = sum_of_squares(problem, executor)
+    squares = squares or sum_of_squares(problem, executor)
     point = replace(point_at(problem, executor, factors), encoded=encoded or {})
     handed = [] if course is None else [course]
     del factors, course
@@ -394,6 +396,7 @@ def point_at(
 
 
 def sum_of_squares(problem: Problem, executor: Executor) -> dict[str, float]:
+    """Of every relation, the sum of its values' squares."""
     places = entry_places(executor)
     values = executor.gather([executor.at_shard("squares", place, squares_of_shard) for place in places])
     total = dict.fromkeys(problem.terms, 0.0)

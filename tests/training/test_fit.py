@@ -203,8 +203,8 @@ def test_draws_without_any_were_not_made():
 def test_more_columns_than_data_and_no_ridge_still_go_downhill(dtype, loss, graph):
     """Every block is singular here; F must fall to next to nothing all the same."""
     rng = np.random.default_rng(1)
-    sizes = {"a": 40, "b": 6}
-    tensor = random_tensor(rng, (40, 6), 100)
+    sizes = {"a": 40, "b": 3}
+    tensor = random_tensor(rng, (40, 3), 60)
     laplacians = {"a": random_laplacian(rng, 40)} if graph else {}
     hypergraph = hypergraph_of({"r": (("a", "b"), tensor)}, sizes, laplacians)
     training = TrainingSpec(groups={"all": 7}, ridge=0.0, sweeps=60, tolerance=0.0, dtype=dtype)

@@ -35,7 +35,8 @@ __global__ void solve_rows(Long rows, int width, T eps, const T* __restrict__ ma
             }
             __syncthreads();
             const T least = eps * h[k * width + k], pivot = root[k * stride + k];
-            const T inverse = 1 / sqrt(pivot > least ? pivot : least);
+            // Where rounding leaves nothing the solution is 0, as on the CPU
+            const T inverse = pivot > least ? 1 / sqrt(pivot) : 0;
             const T known = y[k] * inverse;
             __syncthreads();  // all have read the pivot
             for (int a = k + threadIdx.x; a < width; a += blockDim.x) {

@@ -136,7 +136,8 @@ def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.n
     """With g_i = c_i - H_i a_i the ways y_i = H_i^-1 g_i, written to ``way``; returns the g_i (n x f).
 
     ``systems``: as a workspace has them; they become their Cholesky factors. Each has a ridge of the size of
-    its rounding errors added to its diagonal, in H_i as well as in its solution.
+    its rounding errors added to its diagonal, in H_i as well as in its solution; y_i is 0 where they leave
+    nothing of a column.
     """
     downhill = right.copy()
     eps = right.dtype.type(np.finfo(right.dtype).eps)
@@ -188,7 +189,9 @@ def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
     found = arrays.empty(matrices.shape, matrices.dtype)
-    _invert_rows(matrices, shift, matrices.dtype.type(np.finfo(matrices.dtype).eps), found)
+    _invert_rows(
+        matrices, shift, matrices.dtype.type(matrices.shape[1] * np.finfo(matrices.dtype).eps), found
+    )
     return found
 
 

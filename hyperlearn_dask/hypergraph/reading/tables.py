@@ -187,6 +187,8 @@ def _parse_text(block: Block, part: Part) -> tuple[dict[str, pa.Array], Rows]:
     table, data = part.table, block.data
     if table.format == "tns":
         data = _tidy(data)
+    if not data or data.isspace():  # of a .tns file, nothing but comments
+        return {name: pa.array([], pa.binary()) for name in part.needed}, Rows(block.row)
     ragged: list[Any] = []
 
     def note(row: Any) -> str:

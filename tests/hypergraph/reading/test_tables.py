@@ -1,6 +1,8 @@
 import datetime
 import gzip
+import itertools
 import json
+import re
 from itertools import chain
 
 import numpy as np
@@ -151,14 +153,26 @@ def test_parts_are_read_in_any_order(tmp_path):
     assert sorted(found) == [(n + 2, str(n)) for n in range(100)]
 
 
+def test_comments_can_be_all_of_a_block(tmp_path):
+    spec = table(tmp_path, "t.tns", "1 2 1.0\n" + "# nothing\n" * 4 + "2 2 1.0\n" + "# the end, and no line end")
+    assert numbers(spec, "value", block=9) == numbers(spec, "value") == [1.0, 1.0]
+
+
 def test_steps_of_planning_become_parts_of_a_block(tmp_path, monkeypatch):
-    rows = [f'{n},"a\nb"\n' + "\n" * (9 * (n % 10 == 4)) for n in range(50)]  # blank lines fill whole steps
+    rows = [f'{n},"a\nb"\n' + "\n" * (60 * (n % 10 == 4)) for n in range(50)]
     spec = table(tmp_path, "t.csv", "id,x\n" + "".join(rows))
     expected = numbered(read_table(spec, ["id"]))
     monkeypatch.setattr(tables, "_STEP", 8)
-    parts = plan(spec, ["id"], block=100)
-    assert all(part.stop - part.start <= 100 for part in parts)
-    assert len(parts) < 2 * spec.path.stat().st_size / 100 + 5  # not one for each step
+    parts = plan(spec, ["id"], block=200)
+    data = spec.path.read_bytes()
+    for before, part in itertools.pairwise(parts):
+        assert before.stop <= part.start and not data[before.stop : part.start].strip()
+    for part in parts:
+        assert part.stop - part.start <= 200
+        text = re.sub(rb'"[^"]*"', b"", data[part.start : part.stop])
+        assert part.records == text.count(b"\n")
+    assert len(parts) < len(data) / 60  # not one for each step
+    assert any(before.stop < part.start for before, part in itertools.pairwise(parts))
     assert numbered(chain.from_iterable(map(read_part, parts))) == expected
 
 
