@@ -154,7 +154,7 @@ def test_parts_are_read_in_any_order(tmp_path):
 
 
 def test_comments_can_be_all_of_a_block(tmp_path):
-    spec = table(tmp_path, "t.tns", "1 2 1.0\n" + "# nothing\n" * 4 + "2 2 1.0\n" + "# the end, and no line end")
+    spec = table(tmp_path, "t.tns", "1 2 1.0\n" + "# nothing\n" * 4 + "2 2 1.0\n" + "# no line end")
     assert numbers(spec, "value", block=9) == numbers(spec, "value") == [1.0, 1.0]
 
 
