@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import queue
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hyperlearn_dask.cluster import Tls
 
 _PORT = click.IntRange(0, 65535)
+TICK = 0.2  # seconds between looks whether the cluster shall end
 
 
 @click.command()
@@ -101,25 +102,27 @@ def cluster(
             "training": served.page,
             "workers": served.workers(),
         }
-        if as_json:
-            display.print_json(found)
-        else:
-            display.show_cluster(display.console(), found)
         with _told_to_end() as told:
+            if as_json:
+                display.print_json(found)
+            else:
+                display.show_cluster(display.console(), found)
             sys.stdout.flush()  # somebody may wait for it
-            told.get()
+            while not told:
+                time.sleep(TICK)
     click.echo("The cluster has ended", err=True)
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[queue.SimpleQueue[int]]:
-    """A queue that Ctrl-C and SIGTERM put themselves in, whatever they interrupt.
+def _told_to_end() -> Iterator[list[int]]:
+    """A list that Ctrl-C and SIGTERM put themselves in, to be looked at now and then.
 
-    An exception can come where Python has to drop it, and an event while its own lock is held.
+    An exception can come where Python has to drop it, and what waits for a lock does not wake up for a
+    signal that has come just before.
     """
-    told: queue.SimpleQueue[int] = queue.SimpleQueue()
+    told: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: told.put(number)) for number in signals]
+    before = [signal.signal(number, lambda number, _: told.append(number)) for number in signals]
     try:
         yield told
     finally:
