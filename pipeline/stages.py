@@ -201,9 +201,8 @@ def train_stage(job: Job) -> StageReport:
     ranked = [name for name, relation in dataset.relations.items() if relation.evidence]
     if ranked:
         job.tell(f"weighing local evidence for {', '.join(ranked)}")
-    evidence_began = time.perf_counter()
-    model = add_evidence(model, hypergraph, ranked, dataset.training, dataset.graphs_from)
-    if ranked:
+        evidence_began = time.perf_counter()
+        model = add_evidence(model, hypergraph, ranked, dataset.training, dataset.graphs_from)
         seconds["local evidence"] = time.perf_counter() - evidence_began
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()

@@ -157,3 +157,10 @@ def test_six_modes_are_the_loop():
     expected = loop_normal_equations(tensor, matrices, 5, np.arange(2), np.arange(2, 3), 0.7)
     for got, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(got, wanted, atol=1e-10)
+    target = rng.normal(size=(7, 3))
+    found = cpu.context_equations(
+        tensor, matrices, 5, np.arange(2), np.arange(2, 3), target.T @ target, *grouped
+    )
+    expected = loop_context_equations(tensor, matrices, 5, np.arange(2), np.arange(2, 3), target)
+    for got, wanted in zip(found, expected, strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-10)

@@ -7,7 +7,8 @@ typedef long long Long;
 #define DYNAMIC_SHARED(name) extern __shared__ double name[]
 #endif
 
-// H_i y_i = c_i by Cholesky, a block for every gridDim.x-th row i; pivots are at least eps times the diagonal.
+// H_i y_i = c_i by Cholesky, a block for every gridDim.x-th row i; columns whose pivot is no more than eps times
+// the diagonal are 0 in y_i.
 //
 // The factor, its diagonal inverted, lies in dynamic shared memory or, where that is too small for it, in
 // `scratch`: width * (width | 1) + width numbers a block.

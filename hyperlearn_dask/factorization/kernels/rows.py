@@ -189,9 +189,8 @@ def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
     found = arrays.empty(matrices.shape, matrices.dtype)
-    _invert_rows(
-        matrices, shift, matrices.dtype.type(matrices.shape[1] * np.finfo(matrices.dtype).eps), found
-    )
+    tiny = matrices.dtype.type(matrices.shape[1] * np.finfo(matrices.dtype).eps)
+    _invert_rows(matrices, shift, tiny, found)
     return found
 
 
@@ -383,9 +382,8 @@ def _invert_rows(matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
             own[a, a] += shift[i]
         for k in range(columns):
             whole = matrices[i, k, k] + shift[i]
-            if (
-                own[k, k] <= tiny * whole
-            ):  # rounding leaves nothing of it: as if it had nothing to do with others
+            # What rounding leaves nothing of is inverted as if it had nothing to do with the others.
+            if own[k, k] <= tiny * whole:
                 for a in range(columns):
                     own[a, k] = own[k, a] = 0
                 own[k, k] = 1 / whole
