@@ -174,7 +174,7 @@ def folded(tensor: SparseTensor, rows: int) -> SparseTensor:
 def copy_rate() -> float:
     """GB a second read and written by a copy on all threads that does not fit in caches."""
     source = np.ones((1_000_000, 32))
-    return 2 * source.nbytes / 1e9 / best(lambda: dense.scaled(source, 1.0))
+    return 2 * source.nbytes / 1e9 / best(lambda: dense.moved(source, 1.0, source))
 
 
 def best(run: Callable[[], object]) -> float:

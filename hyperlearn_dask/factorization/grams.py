@@ -81,6 +81,7 @@ def scaled(matrix: Array, number: float) -> Array:
     """A matrix times a number, in its dtype and in C order; in its place where it can be written there."""
     xp = array_module(matrix)
     if xp is np:
-        there = matrix.flags.c_contiguous and matrix.flags.writeable
-        return dense.scaled(np.ascontiguousarray(matrix), number, matrix if there else None)
+        own = matrix if matrix.flags.c_contiguous and matrix.flags.writeable else matrix.copy()
+        dense.scale(own, number)
+        return own
     return xp.ascontiguousarray(matrix) * matrix.dtype.type(number)

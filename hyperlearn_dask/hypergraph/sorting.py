@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from hyperlearn_dask.compiling import save_in_turn
-
-save_in_turn()  # all kernels are imported after these
+from hyperlearn_dask.compiling.in_runs import in_runs
 
 DIGIT_BITS = 11  # 2048 counters a run stay in the nearest cache
 KEY_LIMIT = np.iinfo(np.int64).max
@@ -43,20 +41,20 @@ def stable_order(coords: Sequence[np.ndarray], sizes: Sequence[int]) -> tuple[np
     for members, limit in _groups(sizes):
         key = np.zeros(count, dtype=np.int64)
         for at in members:
-            _append(key, coords[at], sizes[at])
+            _append(count, key, coords[at], sizes[at])
         keys.append((key, limit))
     for key, limit in reversed(keys):
         order, in_order = _sort(key if len(keys) == 1 else take(key, order), order, limit)
     new = np.zeros(count, dtype=np.bool_)
     for key, _ in keys:
-        _mark_changes(in_order if len(keys) == 1 else take(key, order), new)
+        _mark_changes(count, in_order if len(keys) == 1 else take(key, order), new)
     return order, new
 
 
 def take(source: np.ndarray, entries: np.ndarray, dtype: np.dtype | type | None = None) -> np.ndarray:
     """``source[entries]`` as ``dtype``, by all threads."""
     taken = np.empty(len(entries), dtype=dtype or source.dtype)
-    _take(source, entries, taken)
+    _take(len(entries), source, entries, taken)
     return taken
 
 
@@ -65,7 +63,7 @@ def sum_groups(values: np.ndarray, order: np.ndarray, starts: np.ndarray) -> np.
     total = take(values, take(order, starts), np.float64)
     sizes = np.diff(starts, append=len(order))
     several = np.flatnonzero(sizes > 1)  # few, as a rule
-    _add_others(values, order, starts[several], sizes[several], several, total)
+    _add_others(len(several), values, order, starts[several], sizes[several], several, total)
     return total
 
 
@@ -91,55 +89,56 @@ def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> tuple[np.ndarray, n
     spare_order = (np.empty_like(order), np.empty_like(order))
     for number in range(passes):
         to, to_order = spare[number % 2], spare_order[number % 2]
-        _sort_digit(key, order, number * digit, digit, bounds, to, to_order)
+        runs, shift, mask = len(bounds) - 1, number * digit, (1 << digit) - 1
+        counts = np.zeros((runs, mask + 1), dtype=np.int64)
+        _count_digits(runs, key, shift, mask, bounds, counts)
+        # where each run's next one of a digit goes: after those of lower digits, and of the runs before it
+        places = (np.cumsum(counts.T) - counts.T.ravel()).reshape(mask + 1, runs).T.copy()
+        _move_by_digit(runs, key, order, shift, mask, bounds, places, to, to_order)
         key, order = to, to_order
     return order, key
 
 
-@numba.njit(parallel=True, cache=True)
-def _sort_digit(key, order, shift, bits, bounds, to, to_order):  # type: ignore[no-untyped-def]
-    digits = 1 << bits
-    mask = digits - 1
-    runs = len(bounds) - 1
-    place = np.zeros((runs, digits), dtype=np.int64)
-    for run in numba.prange(runs):
+@in_runs()
+def _count_digits(begin, end, key, shift, mask, bounds, counts):  # type: ignore[no-untyped-def]
+    for run in range(begin, end):
+        own = counts[run]
         for e in range(bounds[run], bounds[run + 1]):
-            place[run, (key[e] >> shift) & mask] += 1
-    total = 0
-    for digit in range(digits):
-        for run in range(runs):
-            count = place[run, digit]
-            place[run, digit] = total
-            total += count
-    for run in numba.prange(runs):
+            own[(key[e] >> shift) & mask] += 1
+
+
+@in_runs()
+def _move_by_digit(begin, end, key, order, shift, mask, bounds, places, to, to_order):  # type: ignore[no-untyped-def]
+    for run in range(begin, end):
+        own = places[run]
         for e in range(bounds[run], bounds[run + 1]):
             digit = (key[e] >> shift) & mask
-            at = place[run, digit]
-            place[run, digit] = at + 1
+            at = own[digit]
+            own[digit] = at + 1
             to[at] = key[e]
             to_order[at] = order[e]
 
 
-@numba.njit(parallel=True, cache=True)
-def _append(key, coord, size):  # type: ignore[no-untyped-def]
-    for e in numba.prange(len(key)):
+@in_runs()
+def _append(begin, end, key, coord, size):  # type: ignore[no-untyped-def]
+    for e in range(begin, end):
         key[e] = key[e] * size + coord[e]
 
 
-@numba.njit(parallel=True, cache=True)
-def _mark_changes(key, new):  # type: ignore[no-untyped-def]
-    for k in numba.prange(len(key)):
+@in_runs()
+def _mark_changes(begin, end, key, new):  # type: ignore[no-untyped-def]
+    for k in range(begin, end):
         new[k] |= k == 0 or key[k] != key[k - 1]
 
 
-@numba.njit(parallel=True, cache=True)
-def _take(source, entries, taken):  # type: ignore[no-untyped-def]
-    for k in numba.prange(len(entries)):
+@in_runs()
+def _take(begin, end, source, entries, taken):  # type: ignore[no-untyped-def]
+    for k in range(begin, end):
         taken[k] = source[entries[k]]
 
 
-@numba.njit(parallel=True, cache=True)
-def _add_others(values, order, starts, sizes, groups, total):  # type: ignore[no-untyped-def]
-    for one in numba.prange(len(groups)):
+@in_runs()
+def _add_others(begin, end, values, order, starts, sizes, groups, total):  # type: ignore[no-untyped-def]
+    for one in range(begin, end):
         for k in range(starts[one] + 1, starts[one] + sizes[one]):
             total[groups[one]] += values[order[k]]

@@ -51,11 +51,16 @@ class Running:
         return dict(found)
 
 
-def assert_soon(true, otherwise):
+def assert_soon(true, otherwise, pause=0.05):
     deadline = time.monotonic() + 120
     while not true():
         assert time.monotonic() < deadline, otherwise
-        time.sleep(0.05)
+        time.sleep(pause)
+
+
+def wait_for_page(page, words, otherwise):
+    """Until they are on it; seldom, as the scheduler keeps each session up to date for half a minute."""
+    assert_soon(lambda: words in page_text(page), otherwise, pause=2)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +89,7 @@ def running(tmp_path_factory):
         yield run
         enough.set()
         thread.join()
-        assert_soon(lambda: "stopped: enough" in page_text(page), "the end is not shown")
+        wait_for_page(page, "stopped: enough", "the end is not shown")
 
 
 def page_text(url: str) -> str:
@@ -173,7 +178,7 @@ def test_losses_are_told_in_the_order_they_happen(running):
     victim = next(iter(running.client.run(os.getpid).values()))
     os.kill(victim, signal.SIGKILL)
     assert_soon(lambda: "recovered" in [event.kind for event in running.events], "nothing is recovered")
-    assert_soon(lambda: "recovered, going on from" in page_text(running.page), "the page is not told")
+    wait_for_page(running.page, "recovered, going on from", "the page is not told")
     kinds = [event.kind for event in running.events if event.kind not in ("sweep", "checkpoint")]
     assert kinds[:3] == ["started", "lost", "recovered"]
     text = page_text(running.page)

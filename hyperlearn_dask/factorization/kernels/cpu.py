@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
+from hyperlearn_dask.compiling.in_runs import in_runs
 from hyperlearn_dask.factorization.kernels import arrays, passes
 from hyperlearn_dask.factorization.kernels.columns import column_runs
 from hyperlearn_dask.factorization.kernels.rows import RowGrams, solve_rows
+from hyperlearn_dask.factorization.kernels.symbols import FLAGS
 from hyperlearn_dask.hypergraph.sorting import stable_order
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
@@ -68,6 +70,7 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
     owns = tuple(arrays.zeros((threads, tensor.shape[m], rank), dtype) for m in wanted)
     for column, width, count in column_runs(rank, WIDEST // dtype.itemsize):
         passes.mttkrp_pass(width, width == count)(
+            len(cuts) - 1,
             tensor.row_starts,
             _take(tensor.coords, others),
             tensor.values,
@@ -81,8 +84,8 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
             column,
             count,
         )
-    for own in owns:
-        _add_up(own)
+    for m, own in zip(wanted, owns):
+        _add_up(tensor.shape[m], own)
     found = {m: own[0] for m, own in zip(wanted, owns)}
     if out is not None:
         for row, edge in zip(rows[1:-1], edges[1:]):
@@ -119,10 +122,12 @@ def normal_equations(
         In the dtype of the matrices. H as what it is made from where it would be large.
     """
     coords, values = _kernel_input(tensor, matrices)
-    right = np.zeros((len(starts) - 1, len(free)), dtype=matrices[0].dtype)
-    v = values.dtype.type(weight)
-    _entry_rights(coords, values, matrices, mode, free, fixed, v, entries, starts, _row_bounds(starts), right)
-    return _grams(coords, matrices, mode, free, float(weight), entries, starts), right
+    rank, dtype = matrices[0].shape[1], matrices[0].dtype
+    known, rights = np.zeros(rank, dtype=dtype), np.zeros((len(starts) - 1, rank), dtype=dtype)
+    known[fixed] = weight
+    bounds = _row_bounds(starts)
+    _entry_rights(len(bounds) - 1, coords, values, matrices, mode, known, entries, starts, bounds, rights)
+    return _grams(coords, matrices, mode, free, float(weight), entries, starts), rights.take(free, axis=1)
 
 
 def context_equations(
@@ -149,7 +154,10 @@ def context_equations(
     right = np.zeros((len(starts) - 1, len(free)), dtype=matrices[0].dtype)
     weights = np.ascontiguousarray(target_gram[np.ix_(free, free)], dtype=right.dtype)
     known = np.ascontiguousarray(target_gram[np.ix_(fixed, free)], dtype=right.dtype)
-    _context_rights(coords, matrices, mode, free, fixed, known, entries, starts, _row_bounds(starts), right)
+    bounds = _row_bounds(starts)
+    _context_rights(
+        len(bounds) - 1, coords, matrices, mode, free, fixed, known, entries, starts, bounds, right
+    )
     return _grams(coords, matrices, mode, free, weights, entries, starts), right
 
 
@@ -187,7 +195,9 @@ def line(tensor: SparseTensor, matrices: Matrices, directions: Matrices, weight:
         return total
     coords, values = _kernel_input(tensor, matrices)
     cuts, _ = _runs(tensor)
-    return np.asarray(_line(coords, values, matrices, directions, weight, cuts).sum(axis=0))
+    totals = np.zeros((len(cuts) - 1, len(total)))
+    _line(len(totals), coords, values, matrices, directions, weight, cuts, totals)
+    return np.asarray(totals.sum(axis=0))
 
 
 def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) -> np.ndarray:
@@ -200,12 +210,12 @@ def _inner_line(tensor: SparseTensor, matrices: Matrices, directions: Matrices) 
     for column, width, count in column_runs(matrices[0].shape[1], WIDEST // matrices[0].dtype.itemsize):
         totals = np.zeros((len(cuts) - 1, tensor.order + 1, width))
         passes.inner_line_pass(width, width == count)(
+            len(cuts) - 1,
             tensor.row_starts,
             _take(tensor.coords, others),
             tensor.values,
-            matrices[sort],
+            (matrices[sort], directions[sort]),
             _take(matrices, others),
-            directions[sort],
             _take(directions, others),
             cuts,
             rows,
@@ -257,42 +267,42 @@ def _row_bounds(starts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], inner, [len(starts) - 1]]).astype(np.int64)
 
 
-@numba.njit(parallel=True, cache=True)
-def _add_up(private):  # type: ignore[no-untyped-def]
+@in_runs()
+def _add_up(begin, end, private):  # type: ignore[no-untyped-def]
     """private[0] becomes the sum of all."""
-    for i in numba.prange(private.shape[1]):
+    for i in range(begin, end):
         for thread in range(1, private.shape[0]):
             for r in range(private.shape[2]):
                 private[0, i, r] += private[thread, i, r]
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _entry_rights(coords, values, matrices, mode, free, fixed, v, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
-    order = len(matrices)
-    rank = matrices[0].shape[1]
-    for block in numba.prange(len(bounds) - 1):
-        z = np.empty(rank, dtype=values.dtype)
+@in_runs(fastmath=set(FLAGS))
+def _entry_rights(begin, end, coords, values, matrices, mode, known, entries, starts, bounds, rights):  # type: ignore[no-untyped-def]
+    order, rank = len(matrices), matrices[0].shape[1]
+    z = np.empty(rank, dtype=values.dtype)
+    for block in range(begin, end):
         for i in range(bounds[block], bounds[block + 1]):
             for position in range(starts[i], starts[i + 1]):
                 e = entries[position]
-                z[:] = 1
+                for r in range(rank):
+                    z[r] = 1
                 for m in range(order):
                     if m != mode:
-                        row = matrices[m][coords[m][e]]
+                        matrix, j = matrices[m], coords[m][e]
                         for r in range(rank):
-                            z[r] *= row[r]
+                            z[r] *= matrix[j, r]
                 x = values[e]
-                for r in fixed:
-                    x -= v * z[r]
-                for a in range(len(free)):
-                    right[i, a] += x * z[free[a]]
+                for r in range(rank):
+                    x -= known[r] * z[r]
+                for r in range(rank):
+                    rights[i, r] += x * z[r]
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _context_rights(coords, matrices, mode, free, fixed, known, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
+@in_runs(fastmath=set(FLAGS))
+def _context_rights(begin, end, coords, matrices, mode, free, fixed, known, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
-    for block in numba.prange(len(bounds) - 1):
+    for block in range(begin, end):
         w = np.empty(rank, dtype=known.dtype)
         total = np.empty(len(free), dtype=known.dtype)
         for i in range(bounds[block], bounds[block + 1]):
@@ -301,9 +311,9 @@ def _context_rights(coords, matrices, mode, free, fixed, known, entries, starts,
                 w[:] = 1
                 for m in range(order):
                     if m != mode:
-                        row = matrices[m][coords[m][e]]
+                        matrix, j = matrices[m], coords[m][e]
                         for r in range(rank):
-                            w[r] *= row[r]
+                            w[r] *= matrix[j, r]
                 total[:] = 0
                 for r in range(len(fixed)):
                     wr = w[fixed[r]]
@@ -313,39 +323,35 @@ def _context_rights(coords, matrices, mode, free, fixed, known, entries, starts,
                     right[i, a] -= w[free[a]] * total[a]
 
 
-@numba.njit(inline="always")
-def _along_line(coords, matrices, directions, e, term, value):  # type: ignore[no-untyped-def]
-    """value[k] = coefficient of alpha^k in sum_r prod_m (A_m + alpha D_m)[i_m, r]."""
-    order = len(matrices)
-    rank = term.shape[1]
-    term[0, :] = 1
-    for m in range(order):
-        a = matrices[m][coords[m][e]]
-        d = directions[m][coords[m][e]]
-        for r in range(rank):
-            term[m + 1, r] = term[m, r] * d[r]
-        for k in range(m, 0, -1):
-            for r in range(rank):
-                term[k, r] = term[k, r] * a[r] + term[k - 1, r] * d[r]
-        for r in range(rank):
-            term[0, r] *= a[r]
-    for k in range(order + 1):
-        value[k] = term[k].sum()
-
-
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _line(coords, values, matrices, directions, weight, bounds):  # type: ignore[no-untyped-def]
-    order = len(matrices)
-    total = np.zeros((len(bounds) - 1, 2 * order + 1))
-    for thread in numba.prange(len(bounds) - 1):
-        term = np.empty((order + 1, matrices[0].shape[1]), dtype=values.dtype)
-        value = np.empty(order + 1)
+@in_runs(fastmath=set(FLAGS))
+def _line(begin, end, coords, values, matrices, directions, weight, bounds, totals):  # type: ignore[no-untyped-def]
+    order, rank = len(matrices), matrices[0].shape[1]
+    term = np.empty((order + 1, rank), dtype=values.dtype)
+    value = np.empty(order + 1, dtype=np.float64)
+    for thread in range(begin, end):
+        total = totals[thread]
         for e in range(bounds[thread], bounds[thread + 1]):
-            _along_line(coords, matrices, directions, e, term, value)
+            # value[k] = coefficient of alpha^k in sum_r prod_m (A_m + alpha D_m)[i_m, r]
+            i = coords[0][e]
+            for r in range(rank):
+                term[0, r] = matrices[0][i, r]
+                term[1, r] = directions[0][i, r]
+            for m in range(1, order):
+                i = coords[m][e]
+                a, d = matrices[m], directions[m]
+                for r in range(rank):
+                    term[m + 1, r] = term[m, r] * d[i, r]
+                for k in range(m, 0, -1):
+                    for r in range(rank):
+                        term[k, r] = term[k, r] * a[i, r] + term[k - 1, r] * d[i, r]
+                for r in range(rank):
+                    term[0, r] *= a[i, r]
+            for k in range(order + 1):
+                own = values.dtype.type(0)
+                for r in range(rank):
+                    own += term[k, r]
+                value[k] = own
+                total[k] -= 2 * np.float64(values[e]) * value[k]
             for a in range(order + 1):
-                total[thread, a] -= 2 * np.float64(values[e]) * value[a]
-            if weight != 0:
-                for a in range(order + 1):
-                    for b in range(order + 1):
-                        total[thread, a + b] += weight * value[a] * value[b]
-    return total
+                for b in range(order + 1):
+                    total[a + b] += weight * value[a] * value[b]

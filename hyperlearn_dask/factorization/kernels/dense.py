@@ -13,6 +13,7 @@ from functools import lru_cache
 import numba
 import numpy as np
 
+from hyperlearn_dask.compiling.in_runs import in_runs
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import add_to, load, no_columns, store
 from hyperlearn_dask.factorization.kernels.symbols import in_kernels
@@ -36,7 +37,8 @@ def grams(pairs: tuple[tuple[np.ndarray, np.ndarray], ...]) -> list[tuple[np.nda
     totals = arrays.zeros(shape, np.float64)
     same = np.array([left is right for left, right in pairs])
     lefts, rights = (tuple(np.ascontiguousarray(side) for side in sides) for sides in zip(*pairs))
-    _gram_pass(width, full)(lefts, rights, same, totals, max(1, TILE // max(1, rank * dtype.itemsize)))
+    tile = max(1, TILE // max(1, rank * dtype.itemsize))
+    _gram_pass(width, full)(len(totals), lefts, rights, same, totals, tile)
     total = totals.sum(axis=0).swapaxes(1, 2).reshape(len(pairs), rank + TOGETHER, -1)[..., :rank]
     products, ones = total[:, :rank], total[:, -1]
     # of a matrix with itself only the upper half was formed
@@ -65,6 +67,7 @@ def way(
     width, full = _width(rank, dtype)
     inner = arrays.zeros((numba.get_num_threads(), 2, width), np.float64)
     _way_pass(width, full)(
+        len(inner),
         -gram.astype(dtype),
         inverse.astype(dtype),
         right,
@@ -80,26 +83,24 @@ def way(
 def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
     """A + alpha D."""
     found = arrays.empty(start.shape, start.dtype)
-    _move(start.reshape(-1), start.dtype.type(step), direction.reshape(-1), found.reshape(-1))
+    _move(start.size, start.reshape(-1), start.dtype.type(step), direction.reshape(-1), found.reshape(-1))
     return found
 
 
-def scaled(matrix: np.ndarray, number: float, out: np.ndarray | None = None) -> np.ndarray:
-    """A matrix times a number, in its dtype; ``out``: where to, the matrix itself maybe."""
-    found = arrays.empty(matrix.shape, matrix.dtype) if out is None else out
-    _scale(matrix.reshape(-1), matrix.dtype.type(number), found.reshape(-1))
-    return found
+def scale(matrix: np.ndarray, number: float) -> None:
+    """A matrix in C order becomes itself times a number."""
+    _scale(matrix.size, matrix.reshape(-1), matrix.dtype.type(number))
 
 
-@numba.njit(parallel=True, cache=True)
-def _scale(matrix, number, found):  # type: ignore[no-untyped-def]
-    for at in numba.prange(len(matrix)):
-        found[at] = number * matrix[at]
+@in_runs()
+def _scale(begin, end, matrix, number):  # type: ignore[no-untyped-def]
+    for at in range(begin, end):
+        matrix[at] *= number
 
 
-@numba.njit(parallel=True, cache=True)
-def _move(start, step, direction, found):  # type: ignore[no-untyped-def]
-    for at in numba.prange(len(start)):
+@in_runs()
+def _move(begin, end, start, step, direction, found):  # type: ignore[no-untyped-def]
+    for at in range(begin, end):
         found[at] = start[at] + step * direction[at]
 
 
@@ -113,11 +114,11 @@ def _width(rank: int, dtype: np.dtype) -> tuple[int, bool]:
 def _gram_pass(width: int, full: bool) -> Callable[..., None]:
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(lefts, rights, same, totals, rows):  # type: ignore[no-untyped-def]
+    @in_runs()
+    def run(begin, end, lefts, rights, same, totals, rows):  # type: ignore[no-untyped-def]
         n, rank = lefts[0].shape
         threads = len(totals)
-        for thread in numba.prange(threads):
+        for thread in range(begin, end):
             none = no_columns(lefts[0], width, is_full)
             for tile in range(n * thread // threads, n * (thread + 1) // threads, rows):
                 last = min(tile + rows, n * (thread + 1) // threads)
@@ -143,11 +144,11 @@ def _gram_pass(width: int, full: bool) -> Callable[..., None]:
 def _way_pass(width: int, full: bool) -> Callable[..., None]:
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(minus_gram, inverse, right, block, before, inner):  # type: ignore[no-untyped-def]
+    @in_runs()
+    def run(begin, end, minus_gram, inverse, right, block, before, inner):  # type: ignore[no-untyped-def]
         n, rank = block.shape
         threads = len(inner)
-        for thread in numba.prange(threads):
+        for thread in range(begin, end):
             none = no_columns(block, width, is_full)
             downhill = np.empty((TOGETHER, rank), dtype=block.dtype)
             sums = inner[thread]

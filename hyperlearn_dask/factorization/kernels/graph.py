@@ -14,6 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from hyperlearn_dask.compiling.in_runs import in_runs
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import (
     column_runs,
@@ -51,13 +52,15 @@ def chebyshev(laplacian: Any, block: np.ndarray, coefficients: np.ndarray) -> np
     c = np.ascontiguousarray(
         np.broadcast_to(coefficients, (len(coefficients), given.shape[1])), dtype=given.dtype
     )
-    matrix = _kernel_input(laplacian, given)
+    *matrix, bounds = _kernel_input(laplacian, given)
     now, before = arrays.empty(given.shape, given.dtype), arrays.zeros(given.shape, given.dtype)
     np.multiply(given, c[-1], out=now)
     for k in range(len(c) - 2, -1, -1):
         scale = given.dtype.type(1 if k == 0 else 2)
         for column, width, count in column_runs(given.shape[1]):
-            clenshaw_pass(width, width == count)(*matrix, now, before, given, c, k, scale, column, count)
+            clenshaw_pass(width, width == count)(
+                len(bounds) - 1, *matrix, bounds, now, before, given, c, k, scale, column, count
+            )
         now, before = before, now
     return now
 
@@ -66,9 +69,9 @@ def graph_product(laplacian: Any, block: np.ndarray) -> np.ndarray:
     """L B for a SciPy CSR array L (n x n) and B (n x f)."""
     given = arrays.aligned(block)
     product = arrays.empty(given.shape, given.dtype)
-    matrix = _kernel_input(laplacian, given)
+    *matrix, bounds = _kernel_input(laplacian, given)
     for column, width, count in column_runs(given.shape[1]):
-        product_pass(width, width == count)(*matrix, given, product, column, count)
+        product_pass(width, width == count)(len(bounds) - 1, *matrix, bounds, given, product, column, count)
     return product
 
 
@@ -86,9 +89,9 @@ def clenshaw_pass(width: int, full: bool) -> Callable[..., None]:
     """The pass before <- c_k * given + scale * (L now - now) - before, for so many columns."""
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(data, indices, indptr, bounds, now, before, given, c, k, scale, column, count):  # type: ignore[no-untyped-def]
-        for part in numba.prange(len(bounds) - 1):
+    @in_runs()
+    def run(begin, end, data, indices, indptr, bounds, now, before, given, c, k, scale, column, count):  # type: ignore[no-untyped-def]
+        for part in range(begin, end):
             none = no_columns(now, width, is_full)
             ck = load(c, k, column, none, count)
             minus = -scale / scale
@@ -107,9 +110,9 @@ def product_pass(width: int, full: bool) -> Callable[..., None]:
     """The pass product <- L block, for so many columns."""
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(data, indices, indptr, bounds, block, product, column, count):  # type: ignore[no-untyped-def]
-        for part in numba.prange(len(bounds) - 1):
+    @in_runs()
+    def run(begin, end, data, indices, indptr, bounds, block, product, column, count):  # type: ignore[no-untyped-def]
+        for part in range(begin, end):
             none = no_columns(block, width, is_full)
             for i in range(bounds[part], bounds[part + 1]):
                 total = _of_neighbours(data, indices, indptr[i], indptr[i + 1], block, column, none, count)

@@ -15,9 +15,9 @@ from functools import lru_cache, reduce
 from itertools import accumulate, pairwise
 from operator import mul
 
-import numba
 from numba import types
 
+from hyperlearn_dask.compiling.in_runs import in_runs
 from hyperlearn_dask.factorization.kernels.columns import (
     add_to,
     item,
@@ -41,9 +41,9 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
     """
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(starts, coords, values, first, others, out, edges, owns, cuts, rows, column, count):  # type: ignore[no-untyped-def]
-        for thread in numba.prange(len(cuts) - 1):
+    @in_runs()
+    def run(begin, end, starts, coords, values, first, others, out, edges, owns, cuts, rows, column, count):  # type: ignore[no-untyped-def]
+        for thread in range(begin, end):
             none = no_columns(first, width, is_full)
             for row in range(rows[thread] - 1, rows[thread + 1]):
                 begun_before = row < rows[thread]
@@ -73,13 +73,15 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
 def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
     """The pass that sums, column by column, the coefficients of <X, [[A + alpha D]]>.
 
-    ``totals``: (threads, order + 1, width) float64, added to.
+    ``totals``: (threads, order + 1, width) float64, added to. ``firsts``: the sort mode's A and D; ``ways``:
+    the others' D.
     """
     is_full = int(full)
 
-    @numba.njit(parallel=True, cache=True)
-    def run(starts, coords, values, first, others, along, others_along, cuts, rows, column, count, totals):  # type: ignore[no-untyped-def]
-        for thread in numba.prange(len(cuts) - 1):
+    @in_runs()
+    def run(begin, end, starts, coords, values, firsts, others, ways, cuts, rows, column, count, totals):  # type: ignore[no-untyped-def]
+        first, along = firsts
+        for thread in range(begin, end):
             none = no_columns(first, width, is_full)
             for row in range(rows[thread] - 1, rows[thread + 1]):
                 begin = cuts[thread] if row < rows[thread] else starts[row]
@@ -90,9 +92,9 @@ def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
                 for e in range(begin, end):
                     ahead = min(e + AHEAD, cuts[thread + 1] - 1)
                     _ask_for(others, coords, ahead, column, none)
-                    _ask_for(others_along, coords, ahead, column, none)
+                    _ask_for(ways, coords, ahead, column, none)
                     a = _gather(others, coords, e, column, none, count)
-                    d = _gather(others_along, coords, e, column, none, count)
+                    d = _gather(ways, coords, e, column, none, count)
                     # sums_k += x [alpha^k] prod_others (a + alpha d)
                     sums = _add_scaled(sums, item(values, e), _multiply_out(a, d))
                 a = load(first, row, column, none, count)

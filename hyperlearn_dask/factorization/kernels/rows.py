@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 
+from hyperlearn_dask.compiling.in_runs import in_runs
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.columns import load, no_columns, store
 from hyperlearn_dask.factorization.kernels.dense import add_products
-from hyperlearn_dask.factorization.kernels.symbols import in_kernels
+from hyperlearn_dask.factorization.kernels.symbols import FLAGS, in_kernels
 
 # Rows of a tile.
 HIGH = 6
@@ -120,7 +120,7 @@ class Workspace:
         systems = self.systems[: len(rows)]
         systems[:] = self.common
         for part in self.parts:
-            _moment_pass(_lanes(systems.dtype))(*part, rows, self.columns, systems)
+            _moment_pass(_lanes(systems.dtype))(len(rows), *part, rows, self.columns, systems)
         return systems
 
 
@@ -129,7 +129,7 @@ def form(parts: Sequence[Part], common: np.ndarray, found: np.ndarray) -> None:
     workspace = Workspace.of(parts, common, found.dtype)
     for first in range(0, len(found), len(workspace.systems)):
         rows = np.arange(first, min(first + len(workspace.systems), len(found)))
-        _copy_both_halves(workspace.filled(rows), found[first : first + len(rows)])
+        _copy_both_halves(len(rows), workspace.filled(rows), found[first : first + len(rows)])
 
 
 def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.ndarray) -> np.ndarray:
@@ -141,20 +141,22 @@ def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.n
     """
     downhill = right.copy()
     eps = right.dtype.type(np.finfo(right.dtype).eps)
-    _descent_pass(_lanes(systems.dtype))(systems, eps, eps, np.ascontiguousarray(block), downhill, way)
+    _descent_pass(_lanes(systems.dtype))(
+        len(systems), systems, eps, eps, np.ascontiguousarray(block), downhill, way
+    )
     return downhill
 
 
 def subtract_products(z: np.ndarray, starts: np.ndarray, block: np.ndarray, g: np.ndarray) -> np.ndarray:
     """g_i -= sum_e z_e (z_e' a_i) over the entries e of row i, in place; gives back sum_e |z_e|^2 (rows,)."""
     sizes = np.zeros(len(g), dtype=g.dtype)
-    _subtract_products(z, starts, block, g, sizes)
+    _subtract_products(len(g), z, starts, block, g, sizes)
     return sizes
 
 
 def correct(z: np.ndarray, q: np.ndarray, starts: np.ndarray, y: np.ndarray) -> None:
     """y_i -= Q_i' (I + Z_i Q_i')^-1 Z_i y_i, in place, with row i's entries of Z and Q (entries x f)."""
-    _correct(z, q, starts, int(np.diff(starts).max(initial=0)), y)
+    _correct(len(y), z, q, starts, int(np.diff(starts).max(initial=0)), y)
 
 
 def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -167,14 +169,14 @@ def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
     high, wide = _rounded(columns, HIGH), _wide(columns, right.dtype)
     rows = max(1, min(count, ROOM // max(1, high * wide * right.dtype.itemsize)))
     systems = np.zeros((rows, high, wide), dtype=right.dtype)
+    zeros = np.zeros((rows, columns), dtype=right.dtype)
     nothing, eps = right.dtype.type(0), right.dtype.type(np.finfo(right.dtype).eps)
     for first in range(0, count if columns else 0, rows):
         some = slice(first, min(first + rows, count))
         own = systems[: some.stop - first]
         own[:, :columns, :columns] = matrices[some]
-        solution[some] = 0
         _descent_pass(_lanes(right.dtype))(
-            own, nothing, eps, solution[some], right[some].copy(), solution[some]
+            len(own), own, nothing, eps, zeros[: len(own)], right[some].copy(), solution[some]
         )
     return solution
 
@@ -182,7 +184,7 @@ def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
 def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """H_i y_i for every row: (n x f x f), (n x f) -> (n x f)."""
     found = np.empty_like(vectors)
-    _times_rows(matrices, np.ascontiguousarray(vectors), found)
+    _times_rows(len(found), matrices, np.ascontiguousarray(vectors), found)
     return found
 
 
@@ -190,7 +192,7 @@ def invert_rows(matrices: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """(H_i + s_i I)^-1 for every row, (n x f x f) symmetric positive; by elimination without pivots."""
     found = arrays.empty(matrices.shape, matrices.dtype)
     tiny = matrices.dtype.type(matrices.shape[1] * np.finfo(matrices.dtype).eps)
-    _invert_rows(matrices, shift, tiny, found)
+    _invert_rows(len(found), matrices, shift, tiny, found)
     return found
 
 
@@ -224,9 +226,9 @@ def _wide(columns: int, dtype: np.dtype) -> int:
 
 @lru_cache
 def _moment_pass(width: int) -> Callable[..., None]:
-    @numba.njit(parallel=True, cache=True)
-    def run(coords, matrices, weights, entries, starts, first, rows, columns, systems):  # type: ignore[no-untyped-def]
-        for k in numba.prange(len(rows)):
+    @in_runs()
+    def run(begin, end, coords, matrices, weights, entries, starts, first, rows, columns, systems):  # type: ignore[no-untyped-def]
+        for k in range(begin, end):
             none = no_columns(weights, width, 1)
             nothing = (none, none, none, none, none, none)
             i = rows[k] - first
@@ -256,10 +258,10 @@ def _moment_pass(width: int) -> Callable[..., None]:
 
 @lru_cache
 def _descent_pass(width: int) -> Callable[..., None]:
-    @numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-    def run(systems, eps, tiny, block, downhill, way):  # type: ignore[no-untyped-def]
+    @in_runs(fastmath=set(FLAGS))
+    def run(begin, end, systems, eps, tiny, block, downhill, way):  # type: ignore[no-untyped-def]
         columns = downhill.shape[1]
-        for k in numba.prange(len(systems)):
+        for k in range(begin, end):
             none = no_columns(systems[0], width, 1)
             nothing = (none, none, none, none, none, none)
             own, x, g = systems[k], block[k], downhill[k]
@@ -311,10 +313,10 @@ def _descent_pass(width: int) -> Callable[..., None]:
     return run
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _subtract_products(z, starts, block, g, sizes):  # type: ignore[no-untyped-def]
+@in_runs(fastmath=set(FLAGS))
+def _subtract_products(begin, end, z, starts, block, g, sizes):  # type: ignore[no-untyped-def]
     columns = z.shape[1]
-    for i in numba.prange(len(g)):
+    for i in range(begin, end):
         for e in range(starts[i], starts[i + 1]):
             product, size = z.dtype.type(0), z.dtype.type(0)
             for c in range(columns):
@@ -325,10 +327,10 @@ def _subtract_products(z, starts, block, g, sizes):  # type: ignore[no-untyped-d
             sizes[i] += size
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _correct(z, q, starts, most, y):  # type: ignore[no-untyped-def]
+@in_runs(fastmath=set(FLAGS))
+def _correct(begin, end, z, q, starts, most, y):  # type: ignore[no-untyped-def]
     columns = z.shape[1]
-    for i in numba.prange(len(y)):
+    for i in range(begin, end):
         count = starts[i + 1] - starts[i]
         if count == 0:
             continue
@@ -361,9 +363,9 @@ def _correct(z, q, starts, most, y):  # type: ignore[no-untyped-def]
                 y[i, c] -= u[a] * qa[c]
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _times_rows(matrices, vectors, found):  # type: ignore[no-untyped-def]
-    for i in numba.prange(len(found)):
+@in_runs(fastmath=set(FLAGS))
+def _times_rows(begin, end, matrices, vectors, found):  # type: ignore[no-untyped-def]
+    for i in range(begin, end):
         for a in range(found.shape[1]):
             total = matrices.dtype.type(0)
             for b in range(found.shape[1]):
@@ -371,10 +373,10 @@ def _times_rows(matrices, vectors, found):  # type: ignore[no-untyped-def]
             found[i, a] = total
 
 
-@numba.njit(parallel=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
-def _invert_rows(matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
+@in_runs(fastmath=set(FLAGS))
+def _invert_rows(begin, end, matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
     columns = matrices.shape[1]
-    for i in numba.prange(len(found)):
+    for i in range(begin, end):
         own = found[i]
         for a in range(columns):  # one by one: a whole matrix takes seconds to compile
             for b in range(columns):
@@ -400,10 +402,10 @@ def _invert_rows(matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
                         own[a, b] -= times * own[k, b]
 
 
-@numba.njit(parallel=True, cache=True)
-def _copy_both_halves(systems, found):  # type: ignore[no-untyped-def]
+@in_runs()
+def _copy_both_halves(begin, end, systems, found):  # type: ignore[no-untyped-def]
     columns = found.shape[1]
-    for k in numba.prange(len(found)):
+    for k in range(begin, end):
         for a in range(columns):
             for b in range(a, columns):
                 found[k, a, b] = systems[k, a, b]
