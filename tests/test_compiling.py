@@ -45,6 +45,19 @@ def threads(request):
     numba.set_num_threads(before)
 
 
+@in_runs()
+def mark(begin, end, runs):
+    for k in range(begin, end):
+        runs[k, 0] = begin
+        runs[k, 1] = end
+
+
+@in_runs()
+def hold(begin, end, array, room):
+    for k in range(begin, end):
+        array[k] = np.zeros(room)[0]
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 7, 1000])
 def test_every_number_is_done_once(size, threads):
     done, ones = np.zeros(size + 1), np.ones(size + 1)
@@ -52,10 +65,25 @@ def test_every_number_is_done_once(size, threads):
     assert done.tolist() == [1.0] * size + [0.0]
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_threads_have_even_runs(size, threads):
+    runs = np.zeros((size, 2), dtype=np.int64)
+    mark(size, runs)
+    lengths = [end - begin for begin, end in {tuple(run) for run in runs.tolist()}]
+    assert sum(lengths) == size
+    assert len(lengths) == min(size, threads)
+    assert max(lengths) - min(lengths) <= 1
+
+
 def test_runs_may_hold_memory_and_divide_by_0():
     array = np.array([0.0, -2.0, 4.0] * 100)
     invert(len(array), array, 3)
     assert array.tolist() == [np.inf, -0.5, 0.25] * 100
+
+
+def test_a_run_without_memory_is_an_error():
+    with pytest.raises(MemoryError, match="there is no memory for hold"):
+        hold(3, np.zeros(3), 1 << 58)
 
 
 def test_several_may_run_loops_at_once():
@@ -74,7 +102,7 @@ array = np.ones(5)
 with event.install_recorder("numba:compile") as compiled:
     times(2)(5, array)
     times(3)(5, array)
-    count(5, array, (array,), None)
+    count(5, array, (array.copy(),), None)
 print(*set(array.tolist()), len(compiled.buffer) > 0)
 """
 
@@ -84,6 +112,13 @@ def test_another_process_finds_what_is_compiled_and_mistakes_nothing(tmp_path):
     for compiles in (True, False):
         said = subprocess.check_output([sys.executable, "-c", AGAIN], env=environment, text=True)
         assert said.split() == ["12.0", str(compiles)]
+
+
+def test_the_simplest_of_numbas_threads_will_do(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_THREADING_LAYER": "workqueue"}
+    names = ("every_number", "threads_have", "several_may", "a_run_without")
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_compiling.py"]
+    subprocess.run([*command, "-k", " or ".join(names)], env=environment, check=True)
 
 
 def test_what_many_save_at_once_is_all_there_and_not_mistaken(tmp_path):

@@ -7,7 +7,11 @@ and the runs are handed to Numba's threads directly.
 
 from __future__ import annotations
 
+import hashlib
+import operator
+import threading
 from collections.abc import Callable, Collection
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -23,23 +27,28 @@ from hyperlearn_dask.compiling.saving import save_in_turn
 
 save_in_turn()
 
-_INDEX = ir.IntType(64)
+_INDEX, _FLAG = ir.IntType(64), ir.IntType(8)
 _BYTES = ir.IntType(8).as_pointer()
 # What Numba's threads are given to do: (addresses, counts, steps, data) -> nothing
 _TASK = ir.FunctionType(ir.VoidType(), [_BYTES.as_pointer(), *[_INDEX.as_pointer()] * 2, _BYTES])
 _ON_THREADS = ir.FunctionType(ir.VoidType(), [*[_BYTES] * 5, *[_INDEX] * 3])
+# Of what is compiled by this file as it is: what another one has compiled is not found again.
+_EDITION = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+# Some of Numba's kinds of threads end the process when two ask for them at once.
+_asking = threading.Lock()
 
 
 def in_runs(fastmath: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Makes a function of a run of numbers one of how many there are: every thread has a run, all even.
 
     ``function(begin, end, *args)`` must write nowhere where another run does, nor where another argument
-    lies. Nothing is raised in it: numbers divided by 0 are infinite. Numba's cache keeps what is compiled.
+    lies. Numbers divided by 0 are infinite; that there is no memory for its own arrays is the only error.
+    Numba's cache keeps what is compiled. One such function is at work at a time, without Python's lock.
 
     Parameters
     ----------
     fastmath
-        What the compiler may do with floating-point numbers, as :func:`numba.njit` takes it.
+        What the compiler may do with floating-point numbers: names of LLVM's flags.
 
     Examples
     --------
@@ -55,8 +64,10 @@ def in_runs(fastmath: Collection[str] = ()) -> Callable[[Callable[..., None]], C
         compiled = numba.njit(nogil=True, cache=True, no_cfunc_wrapper=True)(_over_all(function, fastmath))
 
         def run(count: int, *args: Any) -> None:
-            numba.get_num_threads()  # starts them, and tells LLVM where their functions are
-            compiled(count, *args)
+            if count > 0:
+                with _asking:
+                    numba.get_num_threads()  # starts them, and tells LLVM where their functions are
+                    compiled(count, *args)
 
         return run
 
@@ -66,17 +77,20 @@ def in_runs(fastmath: Collection[str] = ()) -> Callable[[Callable[..., None]], C
 def _over_all(function: Any, fastmath: Collection[str]) -> Callable[..., None]:
     """The function of a count, to be kept under the file, the name and the line of that of a run.
 
-    In the name are also the numbers that it closes over: by them Numba tells two functions of one line, and
-    this one closes over nothing.
+    In the name are also the whole numbers that it closes over: by them Numba tells two functions of one line,
+    and this one closes over nothing.
     """
-    closed_over = "".join(f"-{int(cell.cell_contents)}" for cell in function.__closure__ or ())
+    closed_over = "".join(f"-{operator.index(cell.cell_contents)}" for cell in function.__closure__ or ())
     code = _all.__code__.replace(
         co_filename=function.__code__.co_filename,
         co_firstlineno=function.__code__.co_firstlineno,
         co_name=function.__name__,
     )
     over_all = FunctionType(code, {"_by_runs": _by_runs(function, fastmath)}, function.__name__)
-    over_all.__module__, over_all.__qualname__ = function.__module__, function.__qualname__ + closed_over
+    over_all.__module__, over_all.__qualname__ = (
+        function.__module__,
+        f"{function.__qualname__}{closed_over}-{_EDITION}",
+    )
     return over_all
 
 
@@ -99,10 +113,14 @@ def _by_runs(function: Callable[..., None], fastmath: Collection[str]) -> Any:
 
             def call(builder, begin, end, packed):  # type: ignore[no-untyped-def]
                 items = cgutils.unpack_tuple(builder, packed, len(args))
-                context.call_conv.call_function(builder, own, types.none, called.args, [begin, end, *items])
+                given = [begin, end, *items]
+                status, _ = context.call_conv.call_function(builder, own, types.none, called.args, given)
+                return status.is_error
 
             number, shared = values
-            _by_all_threads(builder, number, shared, call)
+            with builder.if_then(_by_all_threads(builder, number, shared, call), likely=False):
+                said = (f"there is no memory for {function.__name__}",)
+                context.call_conv.return_user_exc(builder, MemoryError, said)
             return context.get_dummy_value()
 
         return types.none(types.intp, args), build
@@ -110,12 +128,13 @@ def _by_runs(function: Callable[..., None], fastmath: Collection[str]) -> Any:
     return by_runs
 
 
-def _by_all_threads(builder: Any, count: Any, shared: Any, call: Callable[..., None]) -> None:
-    """Code for ``call(builder, begin, end, shared)`` for runs of the numbers below ``count``."""
+def _by_all_threads(builder: Any, count: Any, shared: Any, call: Callable[..., Any]) -> Any:
+    """Code for ``call(builder, begin, end, shared)`` for runs of what is below ``count``: has one failed?"""
     get_threads = ir.FunctionType(_INDEX, [])
     threads = builder.call(cgutils.get_or_insert_function(builder.module, get_threads, "get_num_threads"), [])
     threads = builder.select(builder.icmp_signed("<", threads, count), threads, count)
-    data = cgutils.make_anonymous_struct(builder, [count, threads, shared])
+    failed = cgutils.alloca_once_value(builder, _FLAG(0))
+    data = cgutils.make_anonymous_struct(builder, [count, threads, failed, shared])
     # Numba cuts an array into pieces for its threads. Of bytes from address 0 on, one for each thread, a
     # piece's address is the number of its first thread.
     places = [
@@ -125,19 +144,21 @@ def _by_all_threads(builder: Any, count: Any, shared: Any, call: Callable[..., N
     given = [builder.bitcast(place, _BYTES) for place in (_task(builder.module, data.type, call), *places)]
     on_threads = cgutils.get_or_insert_function(builder.module, _ON_THREADS, "numba_parallel_for")
     builder.call(on_threads, [*given, _INDEX(0), _INDEX(1), threads])
+    return builder.icmp_unsigned("!=", builder.load(failed), _FLAG(0))
 
 
-def _task(module: Any, data: Any, call: Callable[..., None]) -> Any:
+def _task(module: Any, data: Any, call: Callable[..., Any]) -> Any:
     """What a thread does: the run that is its own, or those of several."""
     task = ir.Function(module, _TASK, name=module.get_unique_name("runs"))
     task.linkage = "internal"
     builder = ir.IRBuilder(task.append_basic_block())
     address, pieces, _, given = task.args
     own = builder.load(builder.bitcast(given, data.as_pointer()))
-    count, threads, shared = cgutils.unpack_tuple(builder, own, 3)
+    count, threads, failed, shared = cgutils.unpack_tuple(builder, own, 4)
     first = builder.ptrtoint(builder.load(address), _INDEX)
     last = builder.add(first, builder.load(pieces))
     begin, end = (builder.sdiv(builder.mul(count, thread), threads) for thread in (first, last))
-    call(builder, begin, end, shared)
+    with builder.if_then(call(builder, begin, end, shared), likely=False):
+        builder.store(_FLAG(1), failed)
     builder.ret_void()
     return task

@@ -12,7 +12,7 @@ from distributed.protocol.pickle import dumps
 
 from hyperlearn_dask.monitor.on_scheduler import NAME, PATH, Monitor
 
-SECONDS = 30.0  # that a scheduler is given to take our page; it may have to import it first
+SECONDS = 30.0  # that a scheduler is given to answer: it may be busy, and imports what our page needs
 _runs = itertools.count(1)
 
 
@@ -42,7 +42,7 @@ class Post:
         telling = self._client.scheduler.hyperlearn_tell
         async with self._turn:
             try:
-                await telling(run=self._run, record=record)  # however long: what is left out stays unknown
+                await asyncio.wait_for(telling(run=self._run, record=record), SECONDS)
             except (KeyError, TypeError, ValueError):  # what is there is of another version
                 self._heard = False
 

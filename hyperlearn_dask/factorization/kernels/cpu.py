@@ -276,7 +276,7 @@ def _add_up(begin, end, private):  # type: ignore[no-untyped-def]
                 private[0, i, r] += private[thread, i, r]
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _entry_rights(begin, end, coords, values, matrices, mode, known, entries, starts, bounds, rights):  # type: ignore[no-untyped-def]
     order, rank = len(matrices), matrices[0].shape[1]
     z = np.empty(rank, dtype=values.dtype)
@@ -298,7 +298,7 @@ def _entry_rights(begin, end, coords, values, matrices, mode, known, entries, st
                     rights[i, r] += x * z[r]
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _context_rights(begin, end, coords, matrices, mode, free, fixed, known, entries, starts, bounds, right):  # type: ignore[no-untyped-def]
     order = len(matrices)
     rank = matrices[0].shape[1]
@@ -323,7 +323,7 @@ def _context_rights(begin, end, coords, matrices, mode, free, fixed, known, entr
                     right[i, a] -= w[free[a]] * total[a]
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _line(begin, end, coords, values, matrices, directions, weight, bounds, totals):  # type: ignore[no-untyped-def]
     order, rank = len(matrices), matrices[0].shape[1]
     term = np.empty((order + 1, rank), dtype=values.dtype)

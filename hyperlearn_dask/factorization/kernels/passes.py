@@ -47,11 +47,11 @@ def mttkrp_pass(width: int, full: bool) -> Callable[..., None]:
             none = no_columns(first, width, is_full)
             for row in range(rows[thread] - 1, rows[thread + 1]):
                 begun_before = row < rows[thread]
-                begin = cuts[thread] if begun_before else starts[row]
-                end = min(starts[row + 1], cuts[thread + 1])
+                start = cuts[thread] if begun_before else starts[row]
+                stop = min(starts[row + 1], cuts[thread + 1])
                 total = none
-                a = load(first, row, column, none, count) if begin < end else none
-                for e in range(begin, end):
+                a = load(first, row, column, none, count) if start < stop else none
+                for e in range(start, stop):
                     ahead = min(e + AHEAD, cuts[thread + 1] - 1)
                     _ask_for(others, coords, ahead, column, none)
                     _ask_for_own(owns, thread, coords, ahead, column, none)
@@ -84,12 +84,12 @@ def inner_line_pass(width: int, full: bool) -> Callable[..., None]:
         for thread in range(begin, end):
             none = no_columns(first, width, is_full)
             for row in range(rows[thread] - 1, rows[thread + 1]):
-                begin = cuts[thread] if row < rows[thread] else starts[row]
-                end = min(starts[row + 1], cuts[thread + 1])
-                if begin >= end:
+                start = cuts[thread] if row < rows[thread] else starts[row]
+                stop = min(starts[row + 1], cuts[thread + 1])
+                if start >= stop:
                     continue
                 sums = _zeros(none, others)
-                for e in range(begin, end):
+                for e in range(start, stop):
                     ahead = min(e + AHEAD, cuts[thread + 1] - 1)
                     _ask_for(others, coords, ahead, column, none)
                     _ask_for(ways, coords, ahead, column, none)

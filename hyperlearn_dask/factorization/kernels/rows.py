@@ -236,10 +236,10 @@ def _moment_pass(width: int) -> Callable[..., None]:
                 continue
             own = systems[k]
             z = np.zeros((CHUNK, own.shape[1]), dtype=weights.dtype)
-            for begin in range(starts[i], starts[i + 1], CHUNK):
-                count = min(CHUNK, starts[i + 1] - begin)
+            for chunk in range(starts[i], starts[i + 1], CHUNK):
+                count = min(CHUNK, starts[i + 1] - chunk)
                 for j in range(count):
-                    e = entries[begin + j]
+                    e = entries[chunk + j]
                     for c in range(0, columns, width):
                         product = load(matrices[0], coords[0][e], c, none, width)
                         for m in range(1, len(matrices)):
@@ -258,7 +258,7 @@ def _moment_pass(width: int) -> Callable[..., None]:
 
 @lru_cache
 def _descent_pass(width: int) -> Callable[..., None]:
-    @in_runs(fastmath=set(FLAGS))
+    @in_runs(FLAGS)
     def run(begin, end, systems, eps, tiny, block, downhill, way):  # type: ignore[no-untyped-def]
         columns = downhill.shape[1]
         for k in range(begin, end):
@@ -313,7 +313,7 @@ def _descent_pass(width: int) -> Callable[..., None]:
     return run
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _subtract_products(begin, end, z, starts, block, g, sizes):  # type: ignore[no-untyped-def]
     columns = z.shape[1]
     for i in range(begin, end):
@@ -327,7 +327,7 @@ def _subtract_products(begin, end, z, starts, block, g, sizes):  # type: ignore[
             sizes[i] += size
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _correct(begin, end, z, q, starts, most, y):  # type: ignore[no-untyped-def]
     columns = z.shape[1]
     for i in range(begin, end):
@@ -363,7 +363,7 @@ def _correct(begin, end, z, q, starts, most, y):  # type: ignore[no-untyped-def]
                 y[i, c] -= u[a] * qa[c]
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _times_rows(begin, end, matrices, vectors, found):  # type: ignore[no-untyped-def]
     for i in range(begin, end):
         for a in range(found.shape[1]):
@@ -373,7 +373,7 @@ def _times_rows(begin, end, matrices, vectors, found):  # type: ignore[no-untype
             found[i, a] = total
 
 
-@in_runs(fastmath=set(FLAGS))
+@in_runs(FLAGS)
 def _invert_rows(begin, end, matrices, shift, tiny, found):  # type: ignore[no-untyped-def]
     columns = matrices.shape[1]
     for i in range(begin, end):
