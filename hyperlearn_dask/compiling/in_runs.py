@@ -87,10 +87,8 @@ def _over_all(function: Any, fastmath: Collection[str]) -> Callable[..., None]:
         co_name=function.__name__,
     )
     over_all = FunctionType(code, {"_by_runs": _by_runs(function, fastmath)}, function.__name__)
-    over_all.__module__, over_all.__qualname__ = (
-        function.__module__,
-        f"{function.__qualname__}{closed_over}-{_EDITION}",
-    )
+    over_all.__module__ = function.__module__
+    over_all.__qualname__ = f"{function.__qualname__}{closed_over}-{_EDITION}"
     return over_all
 
 
