@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +25,7 @@ from hyperlearn_dask.factorization import kernels, row_systems
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
 from hyperlearn_dask.factorization.grams import inner, scaled, term_gram
 from hyperlearn_dask.factorization.kernels import arrays, dense
-from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, invert_rows, times_rows
+from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, solver_of_rows, times_rows
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.factorization.shards import Product
 
@@ -269,20 +269,21 @@ def _libraries() -> ThreadpoolController:
 def _solve_by_row(
     system: BlockSystem, laplacian: Array | None, mu: float, start: Array, tolerance: float
 ) -> Array:
-    """Every row has its own H_i; the graph couples the rows: PCG with the rows' own blocks inverted."""
+    """Every row has its own H_i; the graph couples the rows: PCG with the rows' own blocks solved."""
     xp = array_module(system.right)
     h = system.gram
     if laplacian is None:
         return kernels.solve_rows(h, system.right)
     diagonal = mu * xp.asarray(laplacian.diagonal(), dtype=h.dtype)
     if xp is np:
-        inverse = invert_rows(h, diagonal)
+        precondition = solver_of_rows(h, diagonal)
     else:
         inverse = xp.linalg.inv(h + diagonal[:, None, None] * xp.eye(h.shape[1], dtype=h.dtype))
+        precondition = partial(_times, inverse)
     return conjugate_gradients(
         lambda y: _times(h, y) + mu * graph_product(laplacian, y),
         system.right,
-        lambda y: _times(inverse, y),
+        precondition,
         start,
         tolerance,
     )

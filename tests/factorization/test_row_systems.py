@@ -124,8 +124,15 @@ def test_a_row_of_which_nothing_is_known_stays_finite():
     np.testing.assert_allclose(found[1] @ np.ones((3, 3)), 1.0, rtol=1e-6)
 
 
+def inverses(matrices, shift):
+    """The (H_i + s_i I)^-1, column by column."""
+    solve, (count, columns, _) = rows.solver_of_rows(matrices, shift), matrices.shape
+    solved = [solve(np.tile(e, (count, 1))) for e in np.eye(columns, dtype=matrices.dtype)]
+    return np.stack(solved, axis=2).astype(float)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("columns", [8, 40])
+@pytest.mark.parametrize("columns", [8, 40, 80])
 def test_systems_that_rounding_leaves_indefinite_are_solved_downhill(columns, dtype):
     rng, eps = np.random.default_rng(0), np.finfo(dtype).eps
     z = rng.random((60, columns)) * 10 ** rng.uniform(-2, 2, (60, columns))
@@ -146,7 +153,7 @@ def test_systems_that_rounding_leaves_indefinite_are_solved_downhill(columns, dt
 
     # A preconditioner must be positive definite; blocks bring a ridge of their own.
     regular = (gram + ridge[:, None, None] * np.eye(columns)).astype(dtype)
-    inverse = rows.invert_rows(regular, np.zeros(60, dtype=dtype)).astype(float)
+    inverse = inverses(regular, np.zeros(60, dtype=dtype))
     definite = np.linalg.eigvalsh((inverse + inverse.transpose(0, 2, 1)) / 2).min(axis=1) > 0
     assert definite.mean() > 0.9
 
@@ -167,17 +174,18 @@ def test_a_system_in_parts_descends_like_the_one_formed(graph):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_matrices_of_rows_are_inverted_and_multiplied(dtype):
+@pytest.mark.parametrize("columns", [7, 70])
+def test_matrices_of_rows_are_solved_with_and_multiplied(columns, dtype):
     rng = np.random.default_rng(0)
-    z = rng.normal(size=(20, 9, 7))
+    z = rng.normal(size=(20, columns + 2, columns))
     matrices, shift = np.einsum("nea,neb->nab", z, z).astype(dtype), rng.random(20).astype(dtype)
-    shifted = matrices.astype(float) + shift[:, None, None] * np.eye(7)
-    inverse = rows.invert_rows(matrices, shift)
+    shifted = matrices.astype(float) + shift[:, None, None] * np.eye(columns)
+    inverse = inverses(matrices, shift)
     tolerance = 1e-3 if dtype == "float32" else 1e-9
-    np.testing.assert_allclose(inverse @ shifted, np.tile(np.eye(7), (20, 1, 1)), atol=tolerance)
-    vectors = rng.normal(size=(20, 7)).astype(dtype)
-    expected = np.einsum("nab,nb->na", inverse, vectors)
-    np.testing.assert_allclose(rows.times_rows(inverse, vectors), expected, atol=tolerance)
+    np.testing.assert_allclose(inverse @ shifted, np.tile(np.eye(columns), (20, 1, 1)), atol=tolerance)
+    vectors = rng.normal(size=(20, columns)).astype(dtype)
+    expected = np.einsum("nab,nb->na", matrices.astype(float), vectors)
+    np.testing.assert_allclose(rows.times_rows(matrices, vectors), expected, rtol=tolerance, atol=tolerance)
 
 
 LOSSES = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ HIGH = 6
 CHUNK = 32
 # Bytes of a workspace.
 ROOM = 1 << 22
+# Columns up to which inverses are made, and not Cholesky factors, where many right-hand sides follow.
+NARROW = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,12 +106,12 @@ class Workspace:
     def of(cls, parts: Sequence[Part], common: np.ndarray, dtype: np.dtype) -> Workspace:
         """``common``: the part of H (f x f) that all rows share."""
         columns = len(common)
-        high, wide = _rounded(columns, HIGH), _wide(columns, dtype)
-        rows = max(1, ROOM // max(1, high * wide * dtype.itemsize))
+        room = _room(columns, dtype)
+        _, high, wide = room.shape
         shared = np.zeros((high, wide), dtype=dtype)
         shared[:columns, :columns] = common
         return cls(
-            np.empty((rows, high, wide), dtype=dtype),
+            room,
             shared,
             [_laid_out(part, high, wide, dtype) for part in parts],
             columns,
@@ -139,11 +141,14 @@ def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.n
     its rounding errors added to its diagonal, in H_i as well as in its solution; y_i is 0 where they leave
     nothing of a column.
     """
+    columns, eps = right.shape[1], np.finfo(right.dtype).eps
+    diagonal = np.arange(columns)
+    most = systems[:, diagonal, diagonal].max(axis=1)
+    ridges = (columns * eps * np.where(most > 0, most, 1)).astype(right.dtype)
     downhill = right.copy()
-    eps = right.dtype.type(np.finfo(right.dtype).eps)
-    _descent_pass(_lanes(systems.dtype))(
-        len(systems), systems, eps, eps, np.ascontiguousarray(block), downhill, way
-    )
+    _subtract_images(len(systems), systems, ridges, np.ascontiguousarray(block), downhill)
+    way[:] = downhill
+    _substitute(len(systems), systems, _factored(systems, columns, ridges, alone=False), way)
     return downhill
 
 
@@ -164,21 +169,51 @@ def solve_rows(matrices: np.ndarray, right: np.ndarray) -> np.ndarray:
 
     By Cholesky, so the matrices must not be singular to rounding.
     """
-    solution = np.zeros_like(right)
+    solution = right.copy()
     count, columns = right.shape
-    high, wide = _rounded(columns, HIGH), _wide(columns, right.dtype)
-    rows = max(1, min(count, ROOM // max(1, high * wide * right.dtype.itemsize)))
-    systems = np.zeros((rows, high, wide), dtype=right.dtype)
-    zeros = np.zeros((rows, columns), dtype=right.dtype)
-    nothing, eps = right.dtype.type(0), right.dtype.type(np.finfo(right.dtype).eps)
-    for first in range(0, count if columns else 0, rows):
-        some = slice(first, min(first + rows, count))
+    systems = _room(columns, right.dtype, count)
+    ridges = np.zeros(len(systems), dtype=right.dtype)
+    for first in range(0, count if columns else 0, len(systems)):
+        some = slice(first, min(first + len(systems), count))
         own = systems[: some.stop - first]
         own[:, :columns, :columns] = matrices[some]
-        _descent_pass(_lanes(right.dtype))(
-            len(own), own, nothing, eps, zeros[: len(own)], right[some].copy(), solution[some]
-        )
+        inverse = _factored(own, columns, ridges[: len(own)], alone=False)
+        _substitute(len(own), own, inverse, solution[some])
     return solution
+
+
+def solver_of_rows(matrices: np.ndarray, shift: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What gives (H_i + s_i I)^-1 c_i for every row, again and again: (n x f) -> (n x f).
+
+    With few columns by the inverses, whose products take less time than solving does; with many they would
+    take too long to make. What rounding leaves nothing of is solved for as if it had nothing to do with the
+    others.
+    """
+    count, columns, _ = matrices.shape
+    if columns <= NARROW:
+        return partial(times_rows, invert_rows(matrices, shift))
+    systems = arrays.empty((count, _rounded(columns, HIGH), _wide(columns, matrices.dtype)), matrices.dtype)
+    _copy_shifted(count, matrices, shift, systems)
+    inverse = _factored(systems, columns, np.zeros(count, dtype=matrices.dtype), alone=True)
+
+    def solve(right: np.ndarray) -> np.ndarray:
+        solution = right.copy()
+        _substitute(count, systems, inverse, solution)
+        return solution
+
+    return solve
+
+
+def _factored(systems: np.ndarray, columns: int, ridges: np.ndarray, *, alone: bool) -> np.ndarray:
+    """Make systems, with a ridge each, their Cholesky factors; gives one over their diagonals (n x f).
+
+    ``alone``: whether what rounding leaves nothing of is solved for by itself; else the solution has 0 there.
+    """
+    dtype = systems.dtype.type
+    inverse = np.empty((len(systems), columns), dtype=dtype)
+    tiny = dtype((columns if alone else 1) * np.finfo(dtype).eps)
+    _factor_pass(_lanes(systems.dtype))(len(systems), systems, ridges, tiny, dtype(alone), inverse)
+    return inverse
 
 
 def times_rows(matrices: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -207,6 +242,13 @@ def _laid_out(part: Part, high: int, wide: int, dtype: np.dtype) -> tuple[Any, .
     weights = np.zeros((high, wide), dtype=dtype)
     weights[np.ix_(part.columns, part.columns)] = part.scale * grams.weights
     return (grams.coords, tuple(matrices), weights, grams.entries, grams.starts, part.first_row)
+
+
+def _room(columns: int, dtype: np.dtype, most: int | None = None) -> np.ndarray:
+    """Zeros for the systems of some rows, no more than ``most``."""
+    high, wide = _rounded(columns, HIGH), _wide(columns, dtype)
+    rows = ROOM // max(1, high * wide * dtype.itemsize)
+    return np.zeros((max(1, rows if most is None else min(most, rows)), high, wide), dtype=dtype)
 
 
 def _lanes(dtype: np.dtype) -> int:
@@ -256,28 +298,31 @@ def _moment_pass(width: int) -> Callable[..., None]:
     return run
 
 
+@in_runs(FLAGS)
+def _subtract_images(begin, end, systems, ridges, block, g):  # type: ignore[no-untyped-def]
+    """g -= (H + ridge I) a, of which the upper half is there."""
+    columns = g.shape[1]
+    for k in range(begin, end):
+        for a in range(columns):
+            own = block[k, a]
+            total = (systems[k, a, a] + ridges[k]) * own
+            for b in range(a + 1, columns):
+                total += systems[k, a, b] * block[k, b]
+                g[k, b] -= systems[k, a, b] * own
+            g[k, a] -= total
+
+
 @lru_cache
-def _descent_pass(width: int) -> Callable[..., None]:
+def _factor_pass(width: int) -> Callable[..., None]:
     @in_runs(FLAGS)
-    def run(begin, end, systems, eps, tiny, block, downhill, way):  # type: ignore[no-untyped-def]
-        columns = downhill.shape[1]
+    def run(begin, end, systems, ridges, tiny, alone, inverses):  # type: ignore[no-untyped-def]
+        columns = inverses.shape[1]
         for k in range(begin, end):
             none = no_columns(systems[0], width, 1)
             nothing = (none, none, none, none, none, none)
-            own, x, g = systems[k], block[k], downhill[k]
-            inverse = np.empty(columns, dtype=systems.dtype)  # of the roots of the pivots
-            most = systems.dtype.type(0)
+            own, inverse = systems[k], inverses[k]
             for a in range(columns):
                 inverse[a] = own[a, a]
-                most = max(most, own[a, a])
-            ridge = columns * eps * (most if most > 0 else systems.dtype.type(1))
-            # g = c - (H + ridge I) a
-            for a in range(columns):
-                total = (own[a, a] + ridge) * x[a]
-                for b in range(a + 1, columns):
-                    total += own[a, b] * x[b]
-                    g[b] -= own[a, b] * x[a]
-                g[a] -= total
             for a in range(0, columns, HIGH):
                 # U_ac = H_ac - sum_(k < a) U_ka U_kc, tile by tile
                 for c in range(a - a % width, columns, width):
@@ -290,27 +335,35 @@ def _descent_pass(width: int) -> Callable[..., None]:
                         left = own[above, row]
                         for b in range(row, columns):
                             own[row, b] -= left * own[above, b]
-                    # Where rounding leaves nothing, y stays 0: the row of a tiny pivot would be large, and
-                    # what is subtracted of its products larger from one pivot to the next.
-                    known = own[row, row] > tiny * inverse[row]
-                    inverse[row] = 1 / np.sqrt(own[row, row] + ridge) if known else 0
+                    # Where rounding leaves nothing, the row of a tiny pivot would be large, and what is
+                    # subtracted of its products larger from one pivot to the next.
+                    if own[row, row] > tiny * inverse[row]:
+                        inverse[row] = 1 / np.sqrt(own[row, row] + ridges[k])
+                        times = inverse[row]
+                    else:
+                        inverse[row] = alone / np.sqrt(inverse[row]) if alone > 0 else 0
+                        times = systems.dtype.type(0)
                     for b in range(row + 1, columns):
-                        own[row, b] *= inverse[row]
-            # U' U y = g
-            y = way[k]
-            for a in range(columns):  # one by one: a whole row takes seconds to compile
-                y[a] = g[a]
-            for a in range(columns):
-                y[a] *= inverse[a]
-                for b in range(a + 1, columns):
-                    y[b] -= own[a, b] * y[a]
-            for a in range(columns - 1, -1, -1):
-                total = y[a]
-                for b in range(a + 1, columns):
-                    total -= own[a, b] * y[b]
-                y[a] = total * inverse[a]
+                        own[row, b] *= times
 
     return run
+
+
+@in_runs(FLAGS)
+def _substitute(begin, end, systems, inverse, y):  # type: ignore[no-untyped-def]
+    """U'U y = g, in the place of g."""
+    columns = y.shape[1]
+    for k in range(begin, end):
+        for a in range(columns):
+            known = y[k, a] * inverse[k, a]
+            y[k, a] = known
+            for b in range(a + 1, columns):
+                y[k, b] -= systems[k, a, b] * known
+        for a in range(columns - 1, -1, -1):
+            total = y[k, a]
+            for b in range(a + 1, columns):
+                total -= systems[k, a, b] * y[k, b]
+            y[k, a] = total * inverse[k, a]
 
 
 @in_runs(FLAGS)
@@ -371,6 +424,17 @@ def _times_rows(begin, end, matrices, vectors, found):  # type: ignore[no-untype
             for b in range(found.shape[1]):
                 total += matrices[i, a, b] * vectors[i, b]
             found[i, a] = total
+
+
+@in_runs()
+def _copy_shifted(begin, end, matrices, shift, systems):  # type: ignore[no-untyped-def]
+    columns = matrices.shape[1]
+    for k in range(begin, end):
+        systems[k, :, :] = 0
+        for a in range(columns):
+            for b in range(columns):
+                systems[k, a, b] = matrices[k, a, b]
+            systems[k, a, a] += shift[k]
 
 
 @in_runs(FLAGS)
