@@ -33,7 +33,7 @@ HELD_OUT = 10  # one hyperedge in so many
 SWEEPS = 15  # of the second training, at most
 TUPLES = 3000  # that weights are learned from, at most
 _CELLS = 1 << 25  # factor scores held at once in float32: 128 MiB
-_ROWS = 128  # tuples scored at once
+_CACHED = 1 << 17  # scores worked on at once in float32, several times: 512 KiB
 _SHRINKAGE = 1e-4  # keeps weights finite where every held-out target is easily told
 
 
@@ -106,9 +106,10 @@ def learn_weights(
     columns = np.flatnonzero(evidence.seen)
     tuples = tuples[evidence.seen[tuples.coords[mode]]]
     tuples = tuples[: max(1, min(TUPLES, _CELLS // max(1, len(columns))))]
+    rows = max(1, _CACHED // max(1, len(columns)))
     batches = [
-        _Batch(model, evidence, relation, tuples[start : start + _ROWS], columns)
-        for start in range(0, tuples.nnz, _ROWS)
+        _Batch(model, evidence, relation, tuples[start : start + rows], columns)
+        for start in range(0, tuples.nnz, rows)
     ]
     names = [FACTORS, POPULARITY, *(name for name, _ in evidence.found({}))]
     if not batches:
@@ -164,21 +165,24 @@ class _Batch:
 
     def loss(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """-log softmax of the answers, summed over the tuples, and its gradient."""
-        logits = weights[0] * self.factors + weights[1] * self.popularity
-        flat = logits.reshape(-1)
-        for weight, (at, values) in zip(weights[2:], self.terms):
+        factors, popularity, *others = map(float, weights)
+        scores = self.factors * factors
+        scores += (popularity * self.popularity).astype(scores.dtype)
+        flat = scores.reshape(-1)
+        for weight, (at, values) in zip(others, self.terms):
             flat[at] += weight * values
-        own = flat[self.answers].sum()
+        own = flat[self.answers].sum(dtype=np.float64)
         flat[self.hidden] = -np.inf
-        top = logits.max(axis=1, keepdims=True)
-        total = np.log(np.exp(logits - top).sum(axis=1, keepdims=True)) + top
+        top = scores.max(axis=1, keepdims=True)
+        scores -= top
+        np.exp(scores, out=scores)
+        total = scores.sum(axis=1, keepdims=True, dtype=np.float64)
         # d/dw_k = sum over tuples of (E_p[e_k] - e_k(answer)), p the softmax
-        surplus = np.exp(logits - total)
-        flat = surplus.reshape(-1)
+        scores /= total.astype(scores.dtype)
         flat[self.answers] -= 1
-        gradient = [np.vdot(surplus, self.factors), surplus.sum(axis=0) @ self.popularity]
+        gradient = [np.vdot(scores, self.factors), (scores @ self.popularity.astype(scores.dtype)).sum()]
         gradient += [flat[at] @ values for at, values in self.terms]
-        return float(total.sum() - own), np.array(gradient)
+        return float((np.log(total) + top).sum() - own), np.array(gradient, dtype=np.float64)
 
 
 def _hold_out(model: Model, relation: Relation, seed: int) -> np.ndarray:

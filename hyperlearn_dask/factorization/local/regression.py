@@ -18,6 +18,9 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
 
+from hyperlearn_dask.compiling.in_runs import in_runs
+from hyperlearn_dask.factorization.kernels.symbols import FLAGS
+
 FEATURES = 3072  # in the ridge regression, at most: the most frequent
 RIDGE = 2.0
 SMALL = 0.01  # weights of the ridge regression below it are let go ...
@@ -107,7 +110,7 @@ def classify(features: sp.csr_array, targets: sp.csr_array) -> Regression:
     rows = np.flatnonzero(np.diff(answers.indptr))
     bias = np.log(share[seen] / share.sum()).astype(np.float32)
     weights = np.zeros((len(used), len(seen)), dtype=np.float32)
-    steepness = np.full((len(used), 1), 1e-6, dtype=np.float32)  # sums of squared gradients
+    steepness = np.full(len(used), 1e-6, dtype=np.float32)  # sums of squared gradients
     batch = max(1, min(BATCH, len(rows) // 64))
     rng = np.random.default_rng(0)
     for _ in range(EPOCHS):
@@ -115,14 +118,15 @@ def classify(features: sp.csr_array, targets: sp.csr_array) -> Regression:
         for at in range(0, len(order), batch):
             part = chosen[order[at : at + batch]]
             known = answers[order[at : at + batch]].toarray()
-            columns = np.unique(part.indices)
-            part = sp.csr_array(part[:, columns])
             # dE/d(scores) = softmax - Y
-            surplus = _softmax(part @ weights[columns] + bias)
+            surplus = _softmax(part @ weights + bias)
             surplus -= known / known.sum(axis=1, keepdims=True)
-            gradient = part.T @ surplus / np.float32(len(known))
-            steepness[columns] += np.square(gradient).sum(axis=1, keepdims=True)
-            weights[columns] -= RATE * gradient / np.sqrt(steepness[columns])
+            surplus /= len(known)
+            turned = part.tocsc()
+            there = np.flatnonzero(np.diff(turned.indptr))
+            _descend(
+                len(there), there, turned.indptr, turned.indices, turned.data, surplus, weights, steepness
+            )
     weights[np.abs(weights) < FADING] = 0
     everywhere = np.full(targets.shape[1], -np.inf, dtype=np.float32)
     everywhere[seen] = bias
@@ -130,6 +134,27 @@ def classify(features: sp.csr_array, targets: sp.csr_array) -> Regression:
     at, target = links.coords
     wide = sp.csr_array((links.data, (at, seen[target])), shape=(len(used), targets.shape[1]))
     return Regression(_spread(wide, used, features.shape[1]), everywhere)
+
+
+@in_runs(FLAGS)
+def _descend(begin, end, features, starts, contexts, values, surplus, weights, steepness):  # type: ignore[no-untyped-def]
+    """A step of some features' weights: of each, its gradient is a sum over the contexts that have it."""
+    targets = weights.shape[1]
+    gradient = np.empty(targets, dtype=weights.dtype)
+    for k in range(begin, end):
+        feature = features[k]
+        gradient[:] = 0
+        for e in range(starts[feature], starts[feature + 1]):
+            context, value = contexts[e], values[e]
+            for t in range(targets):
+                gradient[t] += value * surplus[context, t]
+        size = weights.dtype.type(0)
+        for t in range(targets):
+            size += gradient[t] * gradient[t]
+        steepness[feature] += size
+        length = weights.dtype.type(RATE) / np.sqrt(steepness[feature])
+        for t in range(targets):
+            weights[feature, t] -= length * gradient[t]
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:
