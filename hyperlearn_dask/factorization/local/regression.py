@@ -119,7 +119,9 @@ def classify(features: sp.csr_array, targets: sp.csr_array) -> Regression:
             part = chosen[order[at : at + batch]]
             known = answers[order[at : at + batch]].toarray()
             # dE/d(scores) = softmax - Y
-            surplus = _softmax(part @ weights + bias)
+            scores = np.empty_like(known)
+            _add_up(len(known), part.indptr, part.indices, part.data, weights, bias, scores)
+            surplus = _softmax(scores)
             surplus -= known / known.sum(axis=1, keepdims=True)
             surplus /= len(known)
             turned = part.tocsc()
@@ -134,6 +136,19 @@ def classify(features: sp.csr_array, targets: sp.csr_array) -> Regression:
     at, target = links.coords
     wide = sp.csr_array((links.data, (at, seen[target])), shape=(len(used), targets.shape[1]))
     return Regression(_spread(wide, used, features.shape[1]), everywhere)
+
+
+@in_runs(FLAGS)
+def _add_up(begin, end, starts, features, values, weights, bias, scores):  # type: ignore[no-untyped-def]
+    """The bias and, for each feature that a context has, its weights."""
+    targets = weights.shape[1]
+    for i in range(begin, end):
+        for t in range(targets):
+            scores[i, t] = bias[t]
+        for e in range(starts[i], starts[i + 1]):
+            feature, value = features[e], values[e]
+            for t in range(targets):
+                scores[i, t] += value * weights[feature, t]
 
 
 @in_runs(FLAGS)
