@@ -269,7 +269,7 @@ def _libraries() -> ThreadpoolController:
 def _solve_by_row(
     system: BlockSystem, laplacian: Array | None, mu: float, start: Array, tolerance: float
 ) -> Array:
-    """Every row has its own H_i; the graph couples the rows: PCG with the rows' own blocks solved."""
+    """Every row has its own H_i; the graph couples the rows: PCG, preconditioned by the rows' own blocks."""
     xp = array_module(system.right)
     h = system.gram
     if laplacian is None:

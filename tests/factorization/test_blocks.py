@@ -5,6 +5,7 @@ import pytest
 
 from hyperlearn_dask.factorization import blocks
 from hyperlearn_dask.factorization.grams import augmented_gram
+from hyperlearn_dask.factorization.kernels import rows as rows_kernel
 from hyperlearn_dask.factorization.problem import TermSettings, build_problem
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, contexts_of
 
@@ -68,7 +69,9 @@ def test_the_filter_solve_is_the_dense_kronecker_solve_to_1e_8(rows):
     np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-8 * np.abs(expected).max())
 
 
-def test_pcg_is_the_dense_solve_to_1e_8():
+@pytest.mark.parametrize("narrow", [0, 32])
+def test_pcg_is_the_dense_solve_to_1e_8(narrow, monkeypatch):
+    monkeypatch.setattr(rows_kernel, "NARROW", narrow)  # columns up to which inverses precondition it
     rng = np.random.default_rng(2)
     rows, width, mu = 30, 3, 4.0
     z = rng.normal(size=(rows, 5, width))

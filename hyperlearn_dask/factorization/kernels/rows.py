@@ -27,7 +27,7 @@ CHUNK = 32
 # Bytes of a workspace.
 ROOM = 1 << 22
 # Columns up to which inverses are made, and not Cholesky factors, where many right-hand sides follow.
-NARROW = 64
+NARROW = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,8 @@ def descend(systems: np.ndarray, right: np.ndarray, block: np.ndarray, way: np.n
     """
     columns, eps = right.shape[1], np.finfo(right.dtype).eps
     diagonal = np.arange(columns)
-    most = systems[:, diagonal, diagonal].max(axis=1)
-    ridges = (columns * eps * np.where(most > 0, most, 1)).astype(right.dtype)
+    most = systems[:, diagonal, diagonal].max(axis=1, initial=0)
+    ridges = columns * eps * np.where(most > 0, most, 1)
     downhill = right.copy()
     _subtract_images(len(systems), systems, ridges, np.ascontiguousarray(block), downhill)
     way[:] = downhill
@@ -186,14 +186,15 @@ def solver_of_rows(matrices: np.ndarray, shift: np.ndarray) -> Callable[[np.ndar
     """What gives (H_i + s_i I)^-1 c_i for every row, again and again: (n x f) -> (n x f).
 
     With few columns by the inverses, whose products take less time than solving does; with many they would
-    take too long to make. What rounding leaves nothing of is solved for as if it had nothing to do with the
-    others.
+    take too long to make. What rounding leaves nothing of counts with its own diagonal once more.
     """
     count, columns, _ = matrices.shape
     if columns <= NARROW:
         return partial(times_rows, invert_rows(matrices, shift))
     systems = arrays.empty((count, _rounded(columns, HIGH), _wide(columns, matrices.dtype)), matrices.dtype)
-    _copy_shifted(count, matrices, shift, systems)
+    diagonal = np.arange(columns)
+    systems[:, :columns, :columns] = matrices
+    systems[:, diagonal, diagonal] += shift[:, None]
     inverse = _factored(systems, columns, np.zeros(count, dtype=matrices.dtype), alone=True)
 
     def solve(right: np.ndarray) -> np.ndarray:
@@ -207,7 +208,8 @@ def solver_of_rows(matrices: np.ndarray, shift: np.ndarray) -> Callable[[np.ndar
 def _factored(systems: np.ndarray, columns: int, ridges: np.ndarray, *, alone: bool) -> np.ndarray:
     """Make systems, with a ridge each, their Cholesky factors; gives one over their diagonals (n x f).
 
-    ``alone``: whether what rounding leaves nothing of is solved for by itself; else the solution has 0 there.
+    ``alone``: whether what rounding leaves nothing of has its own diagonal for a pivot; else the solution is
+    0 there.
     """
     dtype = systems.dtype.type
     inverse = np.empty((len(systems), columns), dtype=dtype)
@@ -301,12 +303,12 @@ def _moment_pass(width: int) -> Callable[..., None]:
 @in_runs(FLAGS)
 def _subtract_images(begin, end, systems, ridges, block, g):  # type: ignore[no-untyped-def]
     """g -= (H + ridge I) a, of which the upper half is there."""
-    columns = g.shape[1]
+    columns, one = np.uintp(g.shape[1]), np.uintp(1)  # not negative: loops become vectors
     for k in range(begin, end):
         for a in range(columns):
             own = block[k, a]
             total = (systems[k, a, a] + ridges[k]) * own
-            for b in range(a + 1, columns):
+            for b in range(a + one, columns):
                 total += systems[k, a, b] * block[k, b]
                 g[k, b] -= systems[k, a, b] * own
             g[k, a] -= total
@@ -339,12 +341,10 @@ def _factor_pass(width: int) -> Callable[..., None]:
                     # subtracted of its products larger from one pivot to the next.
                     if own[row, row] > tiny * inverse[row]:
                         inverse[row] = 1 / np.sqrt(own[row, row] + ridges[k])
-                        times = inverse[row]
                     else:
                         inverse[row] = alone / np.sqrt(inverse[row]) if alone > 0 else 0
-                        times = systems.dtype.type(0)
                     for b in range(row + 1, columns):
-                        own[row, b] *= times
+                        own[row, b] *= inverse[row]
 
     return run
 
@@ -352,16 +352,17 @@ def _factor_pass(width: int) -> Callable[..., None]:
 @in_runs(FLAGS)
 def _substitute(begin, end, systems, inverse, y):  # type: ignore[no-untyped-def]
     """U'U y = g, in the place of g."""
-    columns = y.shape[1]
+    columns, one = np.uintp(y.shape[1]), np.uintp(1)  # as above
     for k in range(begin, end):
         for a in range(columns):
             known = y[k, a] * inverse[k, a]
             y[k, a] = known
-            for b in range(a + 1, columns):
+            for b in range(a + one, columns):
                 y[k, b] -= systems[k, a, b] * known
-        for a in range(columns - 1, -1, -1):
+        for last in range(columns):
+            a = columns - one - last
             total = y[k, a]
-            for b in range(a + 1, columns):
+            for b in range(a + one, columns):
                 total -= systems[k, a, b] * y[k, b]
             y[k, a] = total * inverse[k, a]
 
@@ -424,17 +425,6 @@ def _times_rows(begin, end, matrices, vectors, found):  # type: ignore[no-untype
             for b in range(found.shape[1]):
                 total += matrices[i, a, b] * vectors[i, b]
             found[i, a] = total
-
-
-@in_runs()
-def _copy_shifted(begin, end, matrices, shift, systems):  # type: ignore[no-untyped-def]
-    columns = matrices.shape[1]
-    for k in range(begin, end):
-        systems[k, :, :] = 0
-        for a in range(columns):
-            for b in range(columns):
-                systems[k, a, b] = matrices[k, a, b]
-            systems[k, a, a] += shift[k]
 
 
 @in_runs(FLAGS)
