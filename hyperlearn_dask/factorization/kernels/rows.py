@@ -360,11 +360,11 @@ def _substitute(begin, end, systems, inverse, y):  # type: ignore[no-untyped-def
             for b in range(a + one, columns):
                 y[k, b] -= systems[k, a, b] * known
         for last in range(columns):
-            a = columns - one - last
-            total = y[k, a]
-            for b in range(a + one, columns):
-                total -= systems[k, a, b] * y[k, b]
-            y[k, a] = total * inverse[k, a]
+            row = columns - one - last
+            total = y[k, row]
+            for b in range(row + one, columns):
+                total -= systems[k, row, b] * y[k, b]
+            y[k, row] = total * inverse[k, row]
 
 
 @in_runs(FLAGS)
