@@ -158,7 +158,10 @@ def test_every_data_set_has_settings() -> None:
         assert (accuracy.SETTINGS / name / "dataset.toml").is_file()
 
 
-def test_ingestion_is_measured_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_ingestion_is_measured_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingestion, "SIZES", {"user": 500, "movie": 100, "tag": 50})
     runner = CliRunner()
     done = runner.invoke(ingestion.main, ["--rows", "2000", "--json", str(tmp_path / "rows.json")])
     assert done.exit_code == 0, done.output

@@ -197,17 +197,17 @@ def _gives(problem: Problem, shard: ShardPlace, modality: str) -> bool:
     return shard.products and modality in members and shard.modality in ("", modality)
 
 
-def _kept_rows(problem: Problem, placement: Placement) -> set[Path]:
-    """Rows of modalities owned elsewhere of which a worker has both factor and direction."""
-    return _rows_read(problem, placement, line=True)
+def _kept_rows(problem: Problem, placement: Placement, worker: str = "") -> set[Path]:
+    """Rows of modalities owned elsewhere of which a worker, or each, has both factor and direction."""
+    return _rows_read(problem, placement, worker, line=True)
 
 
-def _rows_read(problem: Problem, placement: Placement, *, line: bool) -> set[Path]:
-    """The rows from elsewhere that every worker reads for its lines, or for its products."""
+def _rows_read(problem: Problem, placement: Placement, worker: str = "", *, line: bool) -> set[Path]:
+    """The rows from elsewhere that a worker, or each, reads for its lines, or for its products."""
     found: set[Path] = set()
     parts = placement.owned(problem.sizes)
     for shard, holder in placement.holders.items():
-        if (line and shard.modality) or not (line or shard.products):
+        if worker not in ("", holder) or (line and shard.modality) or not (line or shard.products):
             continue
         members = problem.terms[shard.relation].modalities
         for part in parts:
@@ -306,6 +306,6 @@ def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: st
         if shard.holds_contexts or term.background != 1:
             stored += sum(8 * (cost.entries_of(shard) + cost.rows_of(problem, shard, m)) for m in members)
     # Rows from elsewhere: of the factor, P, D and the D before
-    for path in _kept_rows(problem, placement):
-        stored += 4 * _rows_bytes(problem, counts, path) * (path[0] == worker)
+    for path in _kept_rows(problem, placement, worker):
+        stored += 4 * _rows_bytes(problem, counts, path)
     return stored + max(loading, sweeping)

@@ -20,7 +20,7 @@ from hyperlearn_dask.training.workers.distributed import LINEAGE
 from hyperlearn_dask.training.workers.recovery import IN_VAIN, SafePoints, over_losses
 from tests.training.made_up import SIZES, two_relations, two_relations_problem
 
-SWEEPS = 16
+SWEEPS = 10
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def kill(client, which, sig=signal.SIGKILL, after=0.0):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"schedule": "sequential"}, {"sweeps": 4, "draws": 12, "burn_in": 2}],
+    [{}, {"schedule": "sequential"}, {"sweeps": 3, "draws": 7, "burn_in": 1}],
     ids=["parallel", "sequential", "posterior"],
 )
 def test_killed_workers_change_nothing_and_cost_a_sweep(stored, cluster, changes, monkeypatch):
@@ -83,7 +83,7 @@ def test_killed_workers_change_nothing_and_cost_a_sweep(stored, cluster, changes
     problem, training = two_relations_problem(stored, **{"sweeps": SWEEPS, **changes})
     expected = fit(two_relations(), problem, training)
     told = []
-    kills = {3: kill(cluster, [0]), 7: kill(cluster, [1], after=0.03), 11: kill(cluster, [0, 1])}
+    kills = {2: kill(cluster, [0]), 4: kill(cluster, [1], after=0.03), 7: kill(cluster, [0, 1])}
     on_sweep, seen = at_sweep(kills)
     got = fit(stored, problem, training, client=cluster, on_sweep=on_sweep, tell=told.append)
     assert_same_factors(got, expected)
@@ -154,7 +154,7 @@ def test_what_is_kept_does_not_grow_with_the_sweeps(stored, cluster, safe_points
         monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.CHEAP_SECONDS", 0.0)
         monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.SHARE", 1e-6)
     # Of so many sweeps each, as what is kept goes up and down.
-    early, late = range(LINEAGE, 2 * LINEAGE), range(4 * LINEAGE, 5 * LINEAGE)
+    early, late = range(LINEAGE, 2 * LINEAGE), range(3 * LINEAGE, 4 * LINEAGE)
     problem, training = two_relations_problem(stored, sweeps=late.stop)
     sizes = {early: [], late: []}
 
