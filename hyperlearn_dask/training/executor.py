@@ -95,7 +95,8 @@ class ShardPlace:
         if self.first_row:
             coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
         shape[mode] = self.rows
-        values = (tensor.values - offset if offset else tensor.values).astype(dtype, copy=False)
+        with np.errstate(over="ignore"):  # training begins by looking whether they are too large
+            values = (tensor.values - offset if offset else tensor.values).astype(dtype, copy=False)
         narrow = tuple(c.astype(narrowest(n), copy=False) for c, n in zip(coords, shape))
         own = SparseTensor(narrow, values, tuple(shape), sorted_by=mode)
         if not self.holds_contexts:

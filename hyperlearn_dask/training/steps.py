@@ -83,7 +83,9 @@ def line_of_shard(
 
 
 def squares_of_shard(shard: Shard) -> float:
-    return sum(shard.each(lambda part: float((part.tensor.values.astype(np.float64) ** 2).sum())))
+    """Infinite where they are too large."""
+    with np.errstate(over="ignore"):
+        return sum(shard.each(lambda part: float((part.tensor.values.astype(np.float64) ** 2).sum())))
 
 
 def proposal_of(

@@ -105,15 +105,19 @@ def test_float32_follows_float64():
     assert single.history[-1]["objective"] == pytest.approx(double.history[-1]["objective"], rel=1e-3)
 
 
-def test_values_that_a_precision_cannot_square_are_refused():
+@pytest.mark.parametrize(("factor", "dtype"), [(1e20, "float32"), (1e60, "float32"), (1e200, "float64")])
+def test_values_that_a_precision_cannot_square_are_refused(factor, dtype):
+    """Without a warning before: here those are errors."""
     hypergraph = two_relations()
     rated = hypergraph.relations["rated"].tensor
-    large = dataclasses.replace(rated, values=1e20 * rated.values)
+    large = dataclasses.replace(rated, values=factor * rated.values)
     other = {**hypergraph.relations, "rated": relation_of(hypergraph.relations["rated"], large)}
     hypergraph = dataclasses.replace(hypergraph, relations=other)
-    with pytest.raises(InputError, match=r"^relations.rated: .*float32.*float64"):
-        fit(hypergraph, *two_relations_problem(hypergraph, dtype="float32", sweeps=2))
-    assert np.isfinite(fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2)).history[-1]["objective"])
+    with pytest.raises(InputError, match=rf"^relations.rated: .*too large for {dtype}"):
+        fit(hypergraph, *two_relations_problem(hypergraph, dtype=dtype, sweeps=2))
+    if dtype == "float32":
+        trained = fit(hypergraph, *two_relations_problem(hypergraph, sweeps=2))
+        assert np.isfinite(trained.history[-1]["objective"])
 
 
 def test_fixed_columns_are_ones_and_unused_ones_zero():
