@@ -1,12 +1,14 @@
 """How training scales with modalities, workers and shards, and what ``hyperlearn plan`` says of it.
 
 ``python -m benchmarks.scaling --json FILE [--quick] [--modalities N] [--workers N]``. Workers are processes
-of this machine with a thread each, and more of them than there are cores, so every case is trained twice: all
-at once, for the time of a sweep,
+of this machine with a thread each, and more of them than there are cores, so every case is trained all at
+once, for the time of a sweep,
 
     seconds_per_sweep = critical_path + waiting + rest,
 
-and with a step at a time, so that none takes another's cache, for what steps compute.
+and with a step at a time, so that none takes another's cache, for what steps compute. As machines are faster
+and slower from minute to minute, that is the least of several trainings, and the rates of the plan are the
+best of those measured between them.
 
 *critical_path*: in each stage of a sweep (see :mod:`hyperlearn_dask.training.placing.plan`) the processor
 seconds of the worker with most of them, added up: what a sweep would take at least if every worker had a
@@ -18,7 +20,8 @@ Two experiments, and the plan for clusters we do not have:
 
 ``modalities``: a chain of equal modalities in which relation k joins m_k and m_(k-1); a worker owns m_k
 and holds relation k. ``others_change`` is the largest change of the processor seconds of a worker that
-was there before m_k came, ``critical_path_change`` that of the critical path, as a share.
+was there before m_k came, ``critical_path_change`` that of the critical path, as a share: the chains with and
+without it are trained in turn for that.
 
 ``workers``: one relation of three modalities on 1 to 4 workers, in 1 to 8 stretches, placed by
 ``shards`` or, as published, by ``owner``.
@@ -32,6 +35,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +66,7 @@ RANK = 32
 DTYPE = "float32"
 WARM = 3  # sweeps in which workers load their shards and kernels are compiled
 SWEEPS = 23
-TURNS = 11  # sweeps with a step at a time
+TURNS, ROUNDS = 11, 3  # sweeps with a step at a time, and how often they are trained
 STAGE_OF = {
     "mttkrp": "products",
     "normal": "products",
@@ -98,10 +102,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """A sweep of a training, in seconds and bytes: medians of each step, the mean of sweeps.
+    """A sweep of a training, in seconds and bytes: the mean of sweeps.
 
-    ``memory``: peaks of workers;
-    ``cpu`` and ``clock``: by stage and worker; ``workers``: their addresses, in order.
+    ``cpu``, the least of each step, and ``clock``, medians: by stage and worker; ``memory``: peaks of
+    workers; ``workers``: their addresses, in order.
     """
 
     workers: tuple[str, ...]
@@ -167,10 +171,9 @@ def main(output: Path | None, quick: bool, modalities: tuple[int, ...], workers:
     sizes = QUICK if quick else FULL
     if modalities or workers:
         sizes = replace(sizes, modalities=modalities, workers=workers)
-    machine = measure(1, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="hyperlearn-scaling-") as folder:
-        for part in (chain_rows(sizes, machine, Path(folder)), worker_rows(sizes, machine, Path(folder))):
+        for part in (chain_rows(sizes, Path(folder)), worker_rows(sizes, Path(folder))):
             for row in part:
                 rows.append(row)
                 if output is not None:
@@ -184,20 +187,18 @@ def main(output: Path | None, quick: bool, modalities: tuple[int, ...], workers:
             click.echo(f"{row.task}: {row.details['assumptions']}")
 
 
-def chain_rows(sizes: Sizes, machine: Machine, folder: Path) -> Iterator[Row]:
+def chain_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """What one more modality, with a relation and a worker of its own, changes."""
-    before: Measured | None = None
-    for count in sizes.modalities:
-        case = chain(count, sizes.chain, sizes.chain_entries)
-        found = yield from _compared(case, machine, folder)
-        if before is not None:
-            changes = others_change(before, found), found.critical_path / before.critical_path - 1
+    chains = [chain(count, sizes.chain, sizes.chain_entries) for count in sizes.modalities]
+    for before, case in zip([None, *chains], chains):
+        found, *without = yield from _compared(case, folder, *([] if before is None else [before]))
+        for other in without:
+            changes = others_change(other, found), found.critical_path / other.critical_path - 1
             for metric, value in zip(("others_change", "critical_path_change"), changes):
                 yield _row(case, "hyperlearn", metric, value)
-        before = found
 
 
-def worker_rows(sizes: Sizes, machine: Machine, folder: Path) -> Iterator[Row]:
+def worker_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """Workers, shards and placements."""
     for workers, shards, scheme in itertools.product(sizes.workers, sizes.shards, ("shards", "owner")):
         case = Case(
@@ -208,7 +209,7 @@ def worker_rows(sizes: Sizes, machine: Machine, folder: Path) -> Iterator[Row]:
             workers,
             PlacementSpec(scheme, shards),  # type: ignore[arg-type]
         )
-        yield from _compared(case, machine, folder)
+        yield from _compared(case, folder)
 
 
 def chain(count: int, entities: int, entries: int) -> Case:
@@ -227,21 +228,61 @@ def others_change(before: Measured, after: Measured) -> float:
     return max(changes, key=abs)
 
 
-def _compared(case: Case, machine: Machine, folder: Path) -> Generator[Row, None, Measured]:
-    """The rows of a case: measured, planned, and one over the other."""
+def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, list[Measured]]:
+    """The rows of a case: measured, planned, and one over the other.
+
+    Returns what was measured of it, and of others that were trained in turn with it.
+    """
+    click.echo(case.task, err=True)
+    with ExitStack() as stack:
+        trainings = []
+        for each in (case, *beside):
+            compile_kernels(each, folder)
+            trainings.append((each, stored(each, folder), stack.enter_context(workers_of(each))))
+        together = measured(*trainings[0])
+        (alone, *others), machine = in_turns(trainings, folder / "turn")
+    found = replace(together, cpu=alone.cpu)
+    yield from rows_of(case, found, planned_for(case, trainings[0][1], machine))
+    return [found, *others]
+
+
+@contextmanager
+def workers_of(case: Case) -> Iterator[Client]:
+    """A client of workers for a case, with a thread each."""
     from distributed import Client
 
-    click.echo(case.task, err=True)
-    compile_kernels(case, folder)
-    path = stored(case, folder)
     cluster = local_cluster("local", (), workers=case.workers, threads=1)
     with cluster, Client(cluster, set_as_default=False) as client:
-        together = measured(case, path, client)
-        client.run(take_turns, str(folder / "turn"))
-        found = replace(together, cpu=measured(case, path, client, TURNS).cpu)
-    planned = planned_for(case, path, machine)
-    yield from rows_of(case, found, planned)
-    return found
+        yield client
+
+
+def in_turns(trainings: Sequence[tuple[Case, Path, Client]], lock: Path) -> tuple[list[Measured], Machine]:
+    """Trainings one after the other, a few times, a step at a time: of each step the least seconds.
+
+    And what a thread of this machine can do at its best.
+    """
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for _, _, client in trainings:
+        client.run(take_turns, str(lock))
+    rounds, rates = [], []
+    for _ in range(ROUNDS):
+        rounds.append([measured(*training, TURNS) for training in trainings])
+        rates.append(measure(1, memory))
+    found = [
+        replace(runs[0], cpu={step: min(run.cpu[step] for run in runs) for step in runs[0].cpu})
+        for runs in zip(*rounds)
+    ]
+    return found, at_best(rates)
+
+
+def at_best(rates: Sequence[Machine]) -> Machine:
+    """The best of each rate that was measured."""
+    return replace(
+        rates[0],
+        stream=max(rate.stream for rate in rates),
+        gather=tuple((same[0][0], max(rate for _, rate in same)) for same in zip(*(r.gather for r in rates))),
+        arithmetic=max(rate.arithmetic for rate in rates),
+    )
 
 
 def rows_of(case: Case, found: Measured, planned: Plan) -> Iterator[Row]:
@@ -373,7 +414,7 @@ def summed(
         if len(times) <= WARM:
             continue
         stage = STAGE_OF[name.partition("-")[0]]
-        cpu[stage, worker] += float(np.median([t["cpu"] for t in times[WARM:]]))
+        cpu[stage, worker] += min(float(t["cpu"]) for t in times[WARM:])
         clock[stage, worker] += float(np.median([t["seconds"] for t in times[WARM:]]))
         exchanged += float(np.median([t["bytes"] for t in times[WARM:]]))
     sweep = float(np.mean(seconds[WARM:]))  # those that are given ahead may end together

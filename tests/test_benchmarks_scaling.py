@@ -6,7 +6,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from benchmarks import scaling
-from hyperlearn_dask.training.placing.cost import NOMINAL
+from hyperlearn_dask.training.placing.cost import NOMINAL, Machine
 from hyperlearn_dask.training.placing.plan import STAGES
 
 
@@ -42,6 +42,32 @@ def test_a_chain_is_trained_and_planned_with_the_same_placement(tmp_path: Path) 
     assert sum(split) == pytest.approx(rows["hyperlearn", "seconds_per_sweep"])
     over = rows["hyperlearn", "critical_path"] / rows["hyperlearn plan", "critical_path"]
     assert rows["hyperlearn over its plan", "critical_path"] == pytest.approx(over)
+
+
+def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each step by itself, and of each rate: a machine may be slow at any moment."""
+    seconds = iter([4.0, 10.0, 3.0, 30.0, 5.0, 20.0])  # two trainings in three rounds
+    rates = iter([(1.0, 8.0, 5.0), (2.0, 7.0, 9.0), (3.0, 6.0, 4.0)])
+
+    def train(case: str, path: Path, client: Client, count: int) -> scaling.Measured:
+        taken = next(seconds)
+        return scaling.Measured((case,), 1.0, {("solve", case): taken, ("line", case): -taken}, {}, 0.0, {})
+
+    def probe(threads: int, memory: float) -> Machine:
+        stream, rows, arithmetic = next(rates)
+        return Machine(stream, ((1e6, rows), (1e8, -rows)), arithmetic, memory=memory)
+
+    class Nobody:
+        def run(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(scaling, "measured", train)
+    monkeypatch.setattr(scaling, "measure", probe)
+    found, machine = scaling.in_turns([("x", Path(), Nobody()), ("y", Path(), Nobody())], Path("turn"))  # type: ignore[list-item]
+    assert [dict(of.cpu) for of in found] == [
+        {("solve", "x"): 3.0, ("line", "x"): -5.0},
+        {("solve", "y"): 10.0, ("line", "y"): -30.0},
+    ]
+    assert (machine.stream, machine.gather, machine.arithmetic) == (3.0, ((1e6, 8.0), (1e8, -6.0)), 9.0)
 
 
 def test_what_one_more_modality_changes_is_by_modality() -> None:
