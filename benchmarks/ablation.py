@@ -16,6 +16,7 @@ import click
 from benchmarks.accuracy import SETTINGS, our_rows, prepare
 from benchmarks.output import Row, report
 from hyperlearn_dask.config import Dataset, EncoderSpec, ModalitySpec
+from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 
 WHOLE = {"movielens-100k": ("dataset", "features"), "lastfm": ("evidence", "coupled"), "tate": ("evidence",)}
@@ -27,16 +28,23 @@ NO_FACTORS = 1e9  # a ridge that leaves nothing of them
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder of the raw files.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the rows to this file.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs per variant.")
+@click.option("--settings", "files", multiple=True, help="Only this one of the settings files of NAME.")
 @click.option("--variant", "wanted", multiple=True, help="Only variants whose name contains this.")
-def main(name: str, data: Path, output: Path | None, seeds: int, wanted: tuple[str, ...]) -> None:
+def main(
+    name: str, data: Path, output: Path | None, seeds: int, files: tuple[str, ...], wanted: tuple[str, ...]
+) -> None:
     """The figures of the data set NAME without one part of the model after the other."""
-    report(benchmark(name, data, seeds, wanted), output)
+    report(benchmark(name, data, seeds, files, wanted), output)
 
 
-def benchmark(name: str, data: Path, seeds: int, wanted: Sequence[str]) -> Iterator[Row]:
+def benchmark(
+    name: str, data: Path, seeds: int, files: Sequence[str] = (), wanted: Sequence[str] = ()
+) -> Iterator[Row]:
     """The rows of every variant of a data set's model, or of those wanted."""
+    if unknown := set(files) - set(WHOLE[name]):
+        raise InputError(f"no settings {min(unknown)!r} of {name} (expected one of {', '.join(WHOLE[name])})")
     with tempfile.TemporaryDirectory() as folder:
-        for settings in WHOLE[name]:
+        for settings in files or WHOLE[name]:
             dataset, hypergraph = prepare(SETTINGS / name / f"{settings}.toml", data, Path(folder))
             for title, changed, without in variants(dataset, hypergraph):
                 title = title if settings == WHOLE[name][0] else f"{settings}, {title}"

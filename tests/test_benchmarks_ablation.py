@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import ablation
 from benchmarks.ablation import variants
 from benchmarks.accuracy import prepare
 from hyperlearn_dask.factorization.problem import Problem
@@ -32,3 +37,25 @@ def test_each_variant_lacks_its_part(
     assert alone == [{name} for name in whole.terms]
     assert problems["local evidence alone"].ridge > 1e6 * whole.ridge
     assert list(problems)[-2:] == ["without local evidence", "local evidence alone"]
+
+
+def test_one_settings_file_by_itself(
+    film_club: Path, tmp_path: Path, edit: Callable[[Path, str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "settings" / "lastfm"
+    folder.mkdir(parents=True)
+    for name in ("first", "second"):
+        shutil.copy(film_club / "dataset.toml", folder / f"{name}.toml")
+    monkeypatch.setattr(ablation, "SETTINGS", folder.parent)
+    monkeypatch.setitem(ablation.WHOLE, "lastfm", ("first", "second"))
+    ran: list[str] = []
+    monkeypatch.setattr(ablation, "our_rows", lambda name, method, *rest: ran.append(method) or [])
+    command = ["lastfm", "--data", str(film_club), "--variant", "whole"]
+    for options in ([], ["--settings", "second"]):
+        assert CliRunner().invoke(ablation.main, [*command, *options]).exit_code == 0
+    assert ran == ["hyperlearn whole", "hyperlearn second, whole", "hyperlearn second, whole"]
+    refused = CliRunner().invoke(ablation.main, [*command, "--settings", "third"])
+    assert (refused.exit_code, refused.output) == (
+        2,
+        "Error: no settings 'third' of lastfm (expected one of first, second)\n",
+    )
