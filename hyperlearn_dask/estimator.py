@@ -65,6 +65,8 @@ class HyperLearn:
         The trained model.
     factors_ : dict of ndarray
         The factor matrix (entities x rank) of every modality.
+    ids_ : dict of ndarray
+        The entity that each row of a modality's factor matrix belongs to; sorted.
     objective_ : float
         F at the end, of the best sweep where there was validation.
     history_ : tuple of dict
@@ -194,6 +196,10 @@ class HyperLearn:
     @property
     def factors_(self) -> dict[str, np.ndarray]:
         return self.model_.factors
+
+    @property
+    def ids_(self) -> dict[str, np.ndarray]:
+        return {name: modality.ids for name, modality in self.model_.modalities.items()}
 
     @property
     def history_(self) -> tuple[Mapping[str, Any], ...]:

@@ -63,6 +63,18 @@ Progress = Callable[[str], None]
 # Written whole or not at all.
 
 
+def refuse_foreign(path: Path, what: str, ours: Callable[[Path], bool]) -> None:
+    """Refuse to write over something that is there and not ours.
+
+    Raises
+    ------
+    InputError
+        Saying that ``path`` is no earlier ``what``.
+    """
+    if path.exists() and not ours(path):
+        raise InputError(f"exists and is no earlier {what}; choose another name or remove it", file=path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or folder next to ``path``, which takes its place only once it is complete.
@@ -91,6 +103,8 @@ def replacing(path: Path) -> Iterator[Path]:
         for folder in reversed(made):
             with contextlib.suppress(OSError):  # not empty: somebody else uses it by now
                 folder.rmdir()
+        if isinstance(error, FileNotFoundError) and error.filename == str(staging):
+            raise InputError("no file can be made there", file=path) from error
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             problem = f"{_DISK_ERRORS[error.errno]} while writing {path}"
             raise InputError(f"{problem} (nothing was changed there)") from error
@@ -215,7 +229,9 @@ def open_artefact(path: Path, format: str) -> zarr.Group:
         reason = _DISK_ERRORS.get(error.errno or 0, error.strerror or str(error))
         raise InputError(f"cannot be read ({reason})", file=path) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what zarr raises for bad metadata
-        raise InputError(f"is no readable Zarr group; {wanted}", file=path) from error
+        raise InputError(
+            f"is no readable Zarr group; {wanted}; delete it to have it made again", file=path
+        ) from error
     if found != format:
         came = f"a {found} store" if isinstance(found, str) else "a Zarr store from elsewhere"
         raise InputError(f"is {came}; {wanted}", file=path)

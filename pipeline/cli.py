@@ -61,7 +61,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except InputError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted; finished stages are kept, run the same command to go on", err=True)
+        going_on = "; finished stages are kept, run the same command to go on" if _goes_on(arguments) else ""
+        click.echo(f"Interrupted{going_on}", err=True)
         return 130
     except BrokenPipeError:
         # Whoever read our output has enough. Python must not fail again when it flushes at exit.
@@ -77,6 +78,12 @@ def _run(arguments: Sequence[str] | None) -> int:
             raise
         _fail(f"this is a bug: {type(error).__name__}: {error} ({_TRACEBACK}=1 shows where)")
         return 1
+
+
+def _goes_on(arguments: Sequence[str] | None) -> bool:
+    """Whether the command is one that finds what it has finished before."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return given[:1] in [[command.name] for command in (*making.COMMANDS, *choosing.COMMANDS)]
 
 
 def _fail(problem: str) -> int:

@@ -28,9 +28,15 @@ _TRIALS_SHOWN = 10
 _WORKERS_SHOWN = 16
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read our output has enough: that is for the command line to know, and no failure."""
+        raise BrokenPipeError
+
+
 def console(*, stderr: bool = False) -> Console:
     """A console that does not cut tables to 80 columns only because it is no terminal."""
-    made = Console(stderr=stderr, highlight=False)
+    made = _Console(stderr=stderr, highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made
@@ -217,7 +223,8 @@ def show_ranking(page: Console, ranking: Ranking, *, explain: bool = False) -> N
         for number, row in enumerate(ranking.rows, 1)
     ]
     headings = ["score", *(["deviation"] if uncertain else []), *parts]
-    _table(page, ["", f"{ranking.modality} for {given}{by}", *headings], rows)
+    asked = f"{ranking.modality} for {given}" if given else f"{ranking.modality}, nothing given"
+    _table(page, ["", f"{asked}{by}", *headings], rows)
 
 
 def show_summary(page: Console, found: dict[str, Any]) -> None:

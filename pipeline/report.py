@@ -13,7 +13,7 @@ from hyperlearn_dask.factorization.model_store import open_model
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph
 from hyperlearn_dask.monitor.board import Point
-from hyperlearn_dask.storage import replacing
+from hyperlearn_dask.storage import refuse_foreign, replacing
 from hyperlearn_dask.use.evaluate import check_entities, tasks
 from hyperlearn_dask.use.examples import Answered, Rated, answered, portraits, rated
 from hyperlearn_dask.use.rank import Ranking
@@ -48,11 +48,17 @@ def write_report(out: Path, to: Path, *, seed: int = 0) -> None:
             )
     if to.is_dir():
         raise InputError("is a folder; the page needs the name of a file", file=to)
+    refuse_foreign(to, "report", _is_report)
     model, hypergraph = open_model(out / MODEL), open_hypergraph(out / HYPERGRAPH)
     check_entities(model, hypergraph)
     page = _page(results_summary(out), model, hypergraph, out.resolve().name, seed)
     with replacing(to) as staging:
         staging.write_text(page, encoding="utf-8")
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'content="hyperlearn report"' in file.read(1000)
 
 
 def _page(found: dict[str, Any], model: Model, hypergraph: Hypergraph, name: str, seed: int) -> str:

@@ -84,6 +84,7 @@ def cluster(
     check_scheduler(kind, workers, tls)
     with (
         contextlib.suppress(KeyboardInterrupt),  # the way it ends
+        _told_to_end() as told,
         serving(
             kind,
             _names(dataset, modalities),
@@ -102,14 +103,14 @@ def cluster(
             "training": served.page,
             "workers": served.workers(),
         }
-        with _told_to_end() as told:
+        if not told:
             if as_json:
                 display.print_json(found)
             else:
                 display.show_cluster(display.console(), found)
             sys.stdout.flush()  # somebody may wait for it
-            while not told:
-                time.sleep(TICK)
+        while not told:
+            time.sleep(TICK)
     click.echo("The cluster has ended", err=True)
 
 
@@ -117,12 +118,18 @@ def cluster(
 def _told_to_end() -> Iterator[list[int]]:
     """A list that Ctrl-C and SIGTERM put themselves in, to be looked at now and then.
 
-    An exception can come where Python has to drop it, and what waits for a lock does not wake up for a
-    signal that has come just before.
+    An exception can come where Python has to drop it or in the middle of a cluster's start, and what waits
+    for a lock does not wake up for a signal that has come just before. The second one is an exception.
     """
     told: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: told.append(number)) for number in signals]
+
+    def heed(number: int, _: object) -> None:
+        told.append(number)
+        if len(told) == 2:
+            raise KeyboardInterrupt
+
+    before = [signal.signal(number, heed) for number in signals]
     try:
         yield told
     finally:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from hyperlearn_dask.backend import Device
 from hyperlearn_dask.config import Dataset, GraphSpec, TableSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.metrics import trained_on
 from hyperlearn_dask.factorization.model import kept_row
 from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
 from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
@@ -206,7 +207,7 @@ def train_stage(job: Job) -> StageReport:
         seconds["local evidence"] = time.perf_counter() - evidence_began
     save_model(model, path, fingerprint=fingerprint, settings=settings)
     checkpoints.clear()
-    why = "no model yet" if before is None else _changes(before["asked"], asked)
+    why = "there was no model" if before is None else _changes(before["asked"], asked)
     shares = placements[-1].by_worker() if placements else {}
     return StageReport("train", True, why, time.perf_counter() - began, parts=dict(seconds), placement=shares)
 
@@ -229,7 +230,12 @@ def evaluate_stage(job: Job) -> StageReport:
     before = read_metrics(path) if path.exists() else None
     if before is not None and before["asked"] == asked:
         return StageReport("evaluate", False, "up to date")
-    metrics = evaluate(open_model(job.out / MODEL), open_hypergraph(job.store))
+    hypergraph = open_hypergraph(job.store)
+    metrics = evaluate(open_model(job.out / MODEL), hypergraph)
+    for name, relation in hypergraph.relations.items():
+        if relation.test is not None and (known := trained_on(relation.test, relation.tensor)):
+            tuples = f"{known:,} of {relation.test.nnz:,} test tuples of '{name}'"
+            job.note(f"{'':<10}{tuples} are training hyperedges as well: figures flatter the model")
     content = {
         "format": "hyperlearn-metrics",
         "version": 1,
@@ -239,7 +245,7 @@ def evaluate_stage(job: Job) -> StageReport:
     }
     with replacing(path) as staging:
         staging.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    why = "no metrics yet" if before is None else _changes(before["asked"], asked)
+    why = "there were no metrics" if before is None else _changes(before["asked"], asked)
     return StageReport("evaluate", True, why, time.perf_counter() - began)
 
 

@@ -21,6 +21,7 @@ def hypergraph():
 def test_fit_rank_and_similar(hypergraph):
     model = HyperLearn(rank=2, ridge=1e-3).fit(hypergraph)
     assert model.factors_["artist"].shape == (3, 2)
+    assert model.ids_["artist"].tolist() == ["Degas", "Monet", "Sisley"]
     assert model.objective_ == model.history_[-1]["objective"]
     best = model.rank("subject", {"artist": "Degas"}, top=2)
     assert {row.id for row in best.rows} == {"dancer", "stage"}

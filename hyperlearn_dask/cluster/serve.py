@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperlearn_dask.cluster.attach import read_scheduler_file
 from hyperlearn_dask.cluster.certificates import Certificates, Tls
 from hyperlearn_dask.cluster.local import Listening, local_cluster
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.storage import refuse_foreign
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -62,13 +64,15 @@ def serving(
     Raises
     ------
     InputError
-        When a port is taken, or as :func:`local_cluster`.
+        When a port is taken, the scheduler file is something else, or as :func:`local_cluster`.
     """
     from distributed import Client
 
     from hyperlearn_dask.monitor.post import add_page
 
     listening = listening or Listening()
+    if scheduler_file is not None:
+        refuse_foreign(scheduler_file, "scheduler file", _is_scheduler_file)
     with contextlib.ExitStack() as stack:
         certificates = stack.enter_context((tls or Tls()).certificates())
         security = None if certificates is None else certificates.security()
@@ -83,6 +87,14 @@ def serving(
         if scheduler_file is not None:
             stack.enter_context(_written(scheduler_file, served))
         yield served
+
+
+def _is_scheduler_file(path: Path) -> bool:
+    try:
+        read_scheduler_file(path)
+    except InputError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -33,7 +33,8 @@ def read_relation(name: str, section: Section, files: Files, modalities: Sequenc
     elif test is not NOWHERE and numbered is (test.format != "tns"):
         section.wrong("either table and test are both .tns files or neither is", "test")
     absent: Absent = section.choice("absent", Absent, RelationSpec.absent)
-    right = section.values.get("absent") in (None, absent)  # else what follows from it is not known
+    # Else what follows from it is not known.
+    right = section.values.get("absent") in (None, absent) and not section.misspelt("absent")
     ranked = right and absent != "unknown"
     if ranked:
         section.refuse('has a meaning with absent = "unknown" only', "offset")

@@ -60,10 +60,10 @@ class Mistakes:
             return
         first, *others = sorted(self.found, key=lambda found: (found.at_odds, self.line(found.path) or 0))
         problem = first.problem
-        if others:
-            keys = list(dict.fromkeys(key_name(mistake.path) for mistake in others))
+        keys = list(dict.fromkeys(key_name(other.path) for other in others if other.path != first.path))
+        if keys:
             named = ", ".join(keys[:_LISTED]) + (", …" if len(keys) > _LISTED else "")
-            count = "1 more mistake" if len(others) == 1 else f"{len(others)} more mistakes"
+            count = "1 more mistake" if len(keys) == 1 else f"{len(keys)} more mistakes"
             problem += f" (and {count}: {named})"
         raise InputError(
             problem, file=self.file, line=self.line(first.path), key=key_name(first.path) or None
@@ -96,6 +96,10 @@ class Section:
     def is_wrong(self, key: str) -> bool:
         """Whether a mistake has been noted at a key or in what is below it."""
         return self.mistakes.below((*self.path, key))
+
+    def misspelt(self, key: str) -> bool:
+        """Whether a key is not there and another one looks very much like it."""
+        return key not in self.values and bool(difflib.get_close_matches(key, self.values, cutoff=0.8))
 
     def take(self, key: str, missing: str | None = None) -> Any:
         """The value of a key, of any type; ``missing``: what to say where it may not be left out."""

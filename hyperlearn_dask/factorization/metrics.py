@@ -84,6 +84,13 @@ def filtered_ranks(relation: Relation, target: str, scorer: Scorer, *, cells: in
     return asked.ranks(lambda begin, end: scorer(asked.given(begin, end)), cells=cells)
 
 
+def trained_on(test: SparseTensor, training: SparseTensor) -> int:
+    """How many test tuples of a relation are training hyperedges as well."""
+    tuples = _Contexts(list(test.coords), list(training.shape))
+    _, found = tuples.find(list(training.coords))
+    return int(np.isin(tuples.of, found).sum())
+
+
 class Asked:
     """The test tuples of a relation that count, and what else is known for their contexts.
 

@@ -19,13 +19,15 @@ class JsonLines:
     Raises
     ------
     InputError
-        When the file cannot be opened.
+        When the file cannot be opened, or holds something else.
     """
 
     def __init__(self, path: Path, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._path = path
         try:
+            if path.is_file() and path.open("rb").read(1) not in (b"", b"{"):
+                raise InputError("exists and is no log of JSON lines to append to", file=path, key="--log")
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path, key="--log") from None

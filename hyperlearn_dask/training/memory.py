@@ -1,4 +1,4 @@
-"""What training needs of a GPU's memory at the least, and a refusal where there is less."""
+"""What training needs of memory at the least, here or on a GPU, and a refusal where there is less."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hyperlearn_dask.training.executor import Setting, ShardPlace, whole_places
 
 INDEX = 4  # bytes of a coordinate
 PLACE = 8  # bytes of an entry's place among those grouped by row
+HELD = 4  # arrays of a factor's size that a sweep holds at most
 MATRICES = 6  # factor, its direction, its proposal, those of the sweep before, and a right-hand side
 
 
@@ -47,6 +48,18 @@ def require_room(problem: Problem, sites: Sequence[Site], dtype: str) -> None:
                 f"{_gib(site.free)} are free; more GPUs, fewer columns or float32 make it smaller",
                 key=site.name,
             )
+
+
+def require_memory(problem: Problem, dtype: str, free: int) -> None:
+    """Refuse factors, and Grams of them, that this process cannot hold."""
+    numbers = sum(HELD * size * problem.rank + problem.rank**2 for size in problem.sizes.values())
+    needed = numbers * np.dtype(dtype).itemsize
+    if needed > free:
+        raise InputError(
+            f"{problem.rank:,} columns take at least {_gib(needed)} of memory in training, "
+            f"{_gib(free)} are free; fewer columns, float32 or a cluster make it smaller",
+            key="training",
+        )
 
 
 def bytes_at(problem: Problem, site: Site, itemsize: int) -> int:

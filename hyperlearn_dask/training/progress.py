@@ -60,13 +60,15 @@ class TrainingProgress:
 
     def __call__(self, report: SweepReport) -> None:
         change = relative_change(self._objective, report.objective)
+        if self._objective is not None:  # the first compiles and loads, so it says nothing of the others
+            self._recent.append(report.seconds)
         self._objective = report.objective
-        self._recent.append(report.seconds)
         for name, seconds in report.seconds_by.items():
             self._seconds_by[name] = self._seconds_by.get(name, 0.0) + seconds
-        left = (self._sweeps - report.sweep) * sum(self._recent) / len(self._recent)
+        usual = sum(self._recent) / len(self._recent) if self._recent else report.seconds
+        left = f"at most {duration((self._sweeps - report.sweep) * usual)}" if self._recent else ""
         if self._live is not None:
-            self._live.update(self._table(report, change, left), refresh=True)
+            self._live.update(self._table(report, change, usual, left), refresh=True)
             return
         self._last = self._line(report, change, left)
         due = report.sweep == 1 or report.sweep % EVERY_SWEEPS == 0 or report.sweep == self._sweeps
@@ -77,17 +79,17 @@ class TrainingProgress:
         self._console.print(Text(line), soft_wrap=True)
         self._last, self._shown = None, time.monotonic()
 
-    def _line(self, report: SweepReport, change: str, left: float) -> str:
+    def _line(self, report: SweepReport, change: str, left: str) -> str:
         parts = [f"sweep {report.sweep}/{self._sweeps}", f"F {report.objective:,.6g} ({change})"]
         parts += [f"{name} {value:,.4g}" for name, value in report.parts.items()]
         if report.step is not None:
             parts.append(f"step {report.step:.3g}")
         if report.validation is not None:
             parts.append(f"validation {_judged(report)}")
-        parts += [f"{report.seconds:.2g} s a sweep", f"at most {duration(left)} left"]
+        parts += [f"{report.seconds:.2g} s a sweep", *([f"{left} left"] if left else [])]
         return "  " + ", ".join(parts)
 
-    def _table(self, report: SweepReport, change: str, left: float) -> Table:
+    def _table(self, report: SweepReport, change: str, usual: float, left: str) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
         table.add_column(style="bold")
         table.add_column()
@@ -100,8 +102,8 @@ class TrainingProgress:
             table.add_row("validation", _judged(report))
         longest = sorted(by_place(self._seconds_by).items(), key=lambda item: -item[1])[:_PLACES_SHOWN]
         steps = "  ".join(f"{place} {seconds / report.sweep:.2g}" for place, seconds in longest)
-        table.add_row("s a sweep", f"{sum(self._recent) / len(self._recent):.2g}  ({steps})")
-        table.add_row("time left", f"at most {duration(left)}")
+        table.add_row("s a sweep", f"{usual:.2g}  ({steps})")
+        table.add_row("time left", left or "-")
         return table
 
 

@@ -39,7 +39,7 @@ import numpy as np
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Term
-from hyperlearn_dask.storage import replacing
+from hyperlearn_dask.storage import refuse_foreign, replacing
 
 if TYPE_CHECKING:
     import pyarrow
@@ -68,8 +68,7 @@ def export(model: Model, path: str | Path, format: Format) -> None:
     if format not in get_args(Format):
         raise InputError(f"unknown format '{format}' (expected one of {', '.join(get_args(Format))})")
     path = Path(path)
-    if path.exists() and not _is_export(path):
-        raise InputError("exists and is no earlier export; choose another name or remove it", file=path)
+    refuse_foreign(path, "export", _is_export)
     shared, own = matrices(model)
     about = json.dumps(_about(model, shared, own), indent=2, ensure_ascii=False)
     with replacing(path) as staging:

@@ -71,6 +71,14 @@ def test_a_log_that_cannot_be_is_one_line(hyperlearn, film_club, tmp_path, comma
         assert not (tmp_path / "out").exists()
 
 
+def test_a_log_is_not_appended_to_something_else(hyperlearn, film_club, tmp_path):
+    table = film_club / "ratings.csv"
+    before = table.read_bytes()
+    ended = hyperlearn("train", film_club, "--out", tmp_path / "out", "--log", table)
+    assert (ended.code, ended.err.count("\n"), table.read_bytes()) == (2, 1, before)
+    assert f"{table}, --log: exists and is no log of JSON lines to append to" in ended.err
+
+
 def test_a_full_disk_ends_the_log_and_nothing_else():
     full = Path("/dev/full")
     if not full.exists():

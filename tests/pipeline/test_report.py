@@ -87,6 +87,7 @@ def test_names_are_text_and_a_report_can_do_without_metrics(
         ("club", None, "no hypergraph.zarr in this folder"),
         ("out", "out", "is a folder"),
         ("none", None, "none"),
+        ("out", "club/ratings.csv", "exists and is no earlier report; choose another name or remove it"),
     ],
 )
 def test_what_cannot_be_reported_is_one_line(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import Ended
@@ -109,6 +110,31 @@ def test_ctrl_c_ends_a_cluster_in_silence() -> None:
         assert gone(process.pid)
 
 
+def test_a_cluster_told_to_end_while_it_starts_does_so(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.json"
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "cluster", *ANYWHERE]
+    with subprocess.Popen(
+        [*command, "--workers", "1", "--scheduler-file", file],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not _children(process.pid):  # the process that workers are copied from
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert end(process) == "The cluster has ended\n"
+        assert process.stdout is not None and process.stdout.read() == ""
+        assert gone(process.pid)
+    assert not file.exists()
+
+
+def _children(process: int) -> list[psutil.Process]:
+    return psutil.Process(process).children()
+
+
 def test_a_killed_cluster_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with serving("--workers", "1") as (process, _):
@@ -128,6 +154,7 @@ def test_a_killed_cluster_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         (["--port", "99999"], "99999 is not in the range 0<=x<=65535"),
         (["--tls-ca", "ca.pem"], "--tls-cert, --tls-key: is missing; --tls-ca, --tls-cert, --tls-key go"),
         (["--tls", "--tls-ca", "ca.pem"], "--tls: makes temporary certificates; leave out either"),
+        (["--scheduler-file", __file__], "exists and is no earlier scheduler file; choose another name"),
     ],
 )
 def test_what_cannot_be_is_one_line(hyperlearn: Run, options: list[str], says: str) -> None:

@@ -120,6 +120,13 @@ def test_values_that_a_precision_cannot_square_are_refused(factor, dtype):
         assert np.isfinite(trained.history[-1]["objective"])
 
 
+def test_more_columns_than_memory_holds_are_refused_at_once():
+    hypergraph = two_relations()
+    columns = {"shared": 100_000_000, "pair": 2, "bias": 1}
+    with pytest.raises(InputError, match=r"^training: 100,000,003 columns take at least .* GiB of memory"):
+        fit(hypergraph, *two_relations_problem(hypergraph, groups=columns))
+
+
 def test_fixed_columns_are_ones_and_unused_ones_zero():
     hypergraph = two_relations()
     problem, training = two_relations_problem(hypergraph, sweeps=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -30,6 +31,17 @@ def test_without_a_terminal_there_is_a_line_every_few_sweeps_and_one_for_the_las
     assert [line.split(",")[0].strip() for line in lines] == [f"sweep {n}/40" for n in (1, 10, 20, 25)]
     assert "F 50 (-5 %)" in lines[2]
     assert "fit made 49, ridge 1, step 1.25, 0.5 s a sweep, at most 10 s left" in lines[2]
+
+
+def test_the_first_sweep_says_nothing_of_the_time_left() -> None:
+    """It compiles kernels and loads the shards."""
+    file = io.StringIO()
+    with TrainingProgress(Console(file=file, width=100), 11) as progress:
+        progress(dataclasses.replace(report(1, 9.0), seconds=60.0))
+        progress(report(10, 5.0))
+    first, last = file.getvalue().splitlines()
+    assert first.endswith("60 s a sweep")
+    assert last.endswith("0.5 s a sweep, at most 0.5 s left")
 
 
 def test_slow_sweeps_have_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:

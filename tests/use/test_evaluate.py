@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.metrics import trained_on
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
@@ -78,6 +79,14 @@ def test_ranks_equal_the_loop(data: st.DataObject, order: int, cells: int) -> No
     np.testing.assert_array_equal(
         filtered_ranks(relation, target, scorer, cells=cells), loop_ranks(train, test, mode, scores)
     )
+
+
+def test_test_tuples_that_are_trained_on_are_counted() -> None:
+    train = np.array([[0, 1, 2], [1, 1, 0], [2, 0, 1]])
+    test = np.array([[1, 1, 0], [1, 1, 1], [2, 0, 1], [1, 1, 0], [-1, 1, 0]])
+    relation = relation_of(train, test, (3, 2, 3))
+    assert relation.test is not None
+    assert trained_on(relation.test, relation.tensor) == 3
 
 
 def test_each_context_is_scored_once_in_bounded_batches() -> None:

@@ -175,9 +175,19 @@ def _begin(block: Block, table: TableSpec) -> tuple[tuple[str, ...] | None, Bloc
 def _require(table: TableSpec, names: tuple[str, ...], needed: tuple[str, ...]) -> None:
     for column in needed:
         if column not in names:
-            raise InputError(unknown("no such column", column, names), file=table.path, column=column)
+            problem = unknown("no such column", column, names) + _separated(table, names)
+            raise InputError(problem, file=table.path, column=column)
         if names.count(column) > 1:
             raise InputError("there are several columns of this name", file=table.path, column=column)
+
+
+def _separated(table: TableSpec, names: tuple[str, ...]) -> str:
+    """What to say where a table has a single column because it is separated by something else."""
+    marks = [mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]]
+    if not marks or table.format not in ("csv", "tsv"):
+        return ""
+    kind, mark = table.format, DELIMITERS[table.format]
+    return f"; its columns are separated by {marks[0]!r}, those of {kind} by {mark!r}"
 
 
 # CSV, TSV and .tns

@@ -186,6 +186,12 @@ WRONG = {
     "empty json": ("t.jsonl", "\n", None, "has no rows"),
     "empty tns": ("t.tns", "# nothing\n", None, "has no rows"),
     "no column": ("t.csv", "idd,x\n1,1\n", None, "column 'id': no such column, did you mean 'idd'"),
+    "semicolons": (
+        "t.csv",
+        "id;x\n1;1\n",
+        None,
+        "(expected id;x); its columns are separated by ';', those of csv",
+    ),
     "no column in json": ("t.jsonl", '{"x": 1}', None, "column 'id': no such column"),
     "two columns": ("t.csv", "id,id,x\n1,1,1\n", None, "several columns of this name"),
     "empty id": ("t.csv", f"id,x\n{LONG},1\n", 52, "column 'id': is empty; expected an id"),
