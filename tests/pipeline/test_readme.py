@@ -29,7 +29,8 @@ def test_its_settings_load(tmp_path: Path) -> None:
 
 
 def test_its_python_runs() -> None:
-    done = subprocess.run([sys.executable, "-c", blocks("python")[0]], capture_output=True, text=True)
+    script = "".join(blocks("python"))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("water ")
 
