@@ -13,8 +13,8 @@ best of those measured between them.
 *critical_path*: in each stage of a sweep (see :mod:`hyperlearn_dask.training.placing.plan`) the processor
 seconds of the worker with most of them, added up: what a sweep would take at least if every worker had a
 machine. *waiting*: how much longer the slowest workers of the stages took by the clock when all were at
-work. *rest*: the driver, the scheduler, and what travels. Beside each stands the plan, by the rates that a
-thread has here.
+work, and machines no faster than usual. *rest*: the driver, the scheduler, and what travels. Beside each
+stands the plan, by the rates that a thread has here.
 
 Two experiments, and the plan for clusters we do not have:
 
@@ -239,7 +239,8 @@ def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, l
         for each in (case, *beside):
             compile_kernels(each, folder)
             trainings.append((each, stored(each, folder), stack.enter_context(workers_of(each))))
-        together = measured(*trainings[0])
+            if each is case:
+                together = measured(*trainings[0])
         (alone, *others), machine = in_turns(trainings, folder / "turn")
     found = replace(together, cpu=alone.cpu)
     yield from rows_of(case, found, planned_for(case, trainings[0][1], machine))

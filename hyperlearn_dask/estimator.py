@@ -66,7 +66,7 @@ class HyperLearn:
     factors_ : dict of ndarray
         The factor matrix (entities x rank) of every modality.
     ids_ : dict of ndarray
-        The entity that each row of a modality's factor matrix belongs to; sorted.
+        The entity that each row of a modality's factor matrix belongs to.
     objective_ : float
         F at the end, of the best sweep where there was validation.
     history_ : tuple of dict

@@ -64,14 +64,14 @@ Progress = Callable[[str], None]
 
 
 def refuse_foreign(path: Path, what: str, ours: Callable[[Path], bool]) -> None:
-    """Refuse to write over something that is there and not ours.
+    """Refuse to write over something that is there, not empty and not ours.
 
     Raises
     ------
     InputError
         Saying that ``path`` is no earlier ``what``.
     """
-    if path.exists() and not ours(path):
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0) and not ours(path):
         raise InputError(f"exists and is no earlier {what}; choose another name or remove it", file=path)
 
 
@@ -229,9 +229,7 @@ def open_artefact(path: Path, format: str) -> zarr.Group:
         reason = _DISK_ERRORS.get(error.errno or 0, error.strerror or str(error))
         raise InputError(f"cannot be read ({reason})", file=path) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # what zarr raises for bad metadata
-        raise InputError(
-            f"is no readable Zarr group; {wanted}; delete it to have it made again", file=path
-        ) from error
+        raise InputError(f"is no readable Zarr group; {wanted}", file=path) from error
     if found != format:
         came = f"a {found} store" if isinstance(found, str) else "a Zarr store from elsewhere"
         raise InputError(f"is {came}; {wanted}", file=path)

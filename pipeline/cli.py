@@ -13,6 +13,7 @@ import click
 from hyperlearn_dask.errors import InputError
 from pipeline import asking, choosing, making, planning, serving
 
+_FIND_WHAT_IS_DONE = {"run", "ingest", "graph", "train", "evaluate", "tune"}
 _TRACEBACK = "HYPERLEARN_TRACEBACK"  # set it to see where an error of ours comes from
 
 
@@ -81,9 +82,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _goes_on(arguments: Sequence[str] | None) -> bool:
-    """Whether the command is one that finds what it has finished before."""
     given = sys.argv[1:] if arguments is None else arguments
-    return given[:1] in [[command.name] for command in (*making.COMMANDS, *choosing.COMMANDS)]
+    return bool(given) and given[0] in _FIND_WHAT_IS_DONE
 
 
 def _fail(problem: str) -> int:

@@ -28,15 +28,15 @@ _TRIALS_SHOWN = 10
 _WORKERS_SHOWN = 16
 
 
-class _Console(Console):
+class _Results(Console):
     def on_broken_pipe(self) -> None:
-        """Whoever read our output has enough: that is for the command line to know, and no failure."""
+        """Whoever reads our results has enough: that is for the command line to know, and no failure."""
         raise BrokenPipeError
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that does not cut tables to 80 columns only because it is no terminal."""
-    made = _Console(stderr=stderr, highlight=False)
+    made = Console(stderr=True, highlight=False) if stderr else _Results(highlight=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made

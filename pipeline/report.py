@@ -58,7 +58,7 @@ def write_report(out: Path, to: Path, *, seed: int = 0) -> None:
 
 def _is_report(path: Path) -> bool:
     with path.open("rb") as file:
-        return b'content="hyperlearn report"' in file.read(1000)
+        return b"<title>HyperLearn: " in file.read(1000)
 
 
 def _page(found: dict[str, Any], model: Model, hypergraph: Hypergraph, name: str, seed: int) -> str:

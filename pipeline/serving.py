@@ -82,18 +82,15 @@ def cluster(
 
     kind = "cuda" if cuda else "local"
     check_scheduler(kind, workers, tls)
-    with (
-        contextlib.suppress(KeyboardInterrupt),  # the way it ends
-        _told_to_end() as told,
-        serving(
-            kind,
-            _names(dataset, modalities),
-            workers=workers,
-            tls=tls,
-            listening=Listening(host, port, dashboard_port),
-            scheduler_file=scheduler_file,
-        ) as served,
-    ):
+    starting = serving(
+        kind,
+        _names(dataset, modalities),
+        workers=workers,
+        tls=tls,
+        listening=Listening(host, port, dashboard_port),
+        scheduler_file=scheduler_file,
+    )
+    with contextlib.suppress(KeyboardInterrupt), _told_to_end() as told, _if_told(told), starting as served:
         if not tls and host not in ("127.0.0.1", "::1", "localhost"):
             click.echo(f"Who can reach {host} can run anything as you; --tls keeps others out", err=True)
         found = {
@@ -119,14 +116,14 @@ def _told_to_end() -> Iterator[list[int]]:
     """A list that Ctrl-C and SIGTERM put themselves in, to be looked at now and then.
 
     An exception can come where Python has to drop it or in the middle of a cluster's start, and what waits
-    for a lock does not wake up for a signal that has come just before. The second one is an exception.
+    for a lock does not wake up for a signal that has come just before. The second and more are exceptions.
     """
     told: list[int] = []
     signals = (signal.SIGINT, signal.SIGTERM)
 
     def heed(number: int, _: object) -> None:
         told.append(number)
-        if len(told) == 2:
+        if len(told) >= 2:
             raise KeyboardInterrupt
 
     before = [signal.signal(number, heed) for number in signals]
@@ -135,6 +132,16 @@ def _told_to_end() -> Iterator[list[int]]:
     finally:
         for number, handler in zip(signals, before):
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _if_told(told: list[int]) -> Iterator[None]:
+    """No failure of a cluster that is to end: a terminal tells its processes too, while they start."""
+    try:
+        yield
+    except Exception:
+        if not told:
+            raise
 
 
 def _names(dataset: Path | None, modalities: str | None) -> list[str]:

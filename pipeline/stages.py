@@ -152,7 +152,7 @@ def train_stage(job: Job) -> StageReport:
     settings, fingerprint = {"asked": asked, "shown": shown}, hash_of(asked)
 
     recover(path)
-    before = model_attrs(path)["settings"] if path.exists() else None
+    before = _settings_of(path) if path.exists() else None
     if before is not None and before["asked"] == asked:
         if before["shown"] == shown:
             return StageReport("train", False, "up to date")
@@ -232,10 +232,6 @@ def evaluate_stage(job: Job) -> StageReport:
         return StageReport("evaluate", False, "up to date")
     hypergraph = open_hypergraph(job.store)
     metrics = evaluate(open_model(job.out / MODEL), hypergraph)
-    for name, relation in hypergraph.relations.items():
-        if relation.test is not None and (known := trained_on(relation.test, relation.tensor)):
-            tuples = f"{known:,} of {relation.test.nnz:,} test tuples of '{name}'"
-            job.note(f"{'':<10}{tuples} are training hyperedges as well: figures flatter the model")
     content = {
         "format": "hyperlearn-metrics",
         "version": 1,
@@ -245,6 +241,10 @@ def evaluate_stage(job: Job) -> StageReport:
     }
     with replacing(path) as staging:
         staging.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name, relation in hypergraph.relations.items():
+        if relation.test is not None and (known := trained_on(relation.test, relation.tensor)):
+            tuples = f"{known:,} of {relation.test.nnz:,} test tuples of '{name}'"
+            job.note(f"{'':<10}{tuples} are training hyperedges as well: figures flatter the model")
     why = "there were no metrics" if before is None else _changes(before["asked"], asked)
     return StageReport("evaluate", True, why, time.perf_counter() - began)
 
@@ -362,6 +362,15 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     # As it comes back from a store: tuples are lists there.
     plain: dict[str, Any] = json.loads(json.dumps(asked))
     return plain
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """What the model that lies among the results was made from."""
+    try:
+        settings: dict[str, Any] = model_attrs(path)["settings"]
+    except InputError as error:
+        raise InputError(f"{error.problem}; delete it to have it made again", file=error.file) from error
+    return settings
 
 
 def _require_hypergraph(job: Job) -> None:

@@ -24,9 +24,9 @@ STARTER = "HYPERLEARN_TEMPLATE_OF"  # in the environment: a process's id and tem
 THREAD_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # What workers have imported when they are forked from the process that has.
 FORKED_WITH = [
+    "hyperlearn_dask.cluster.template",
     "distributed",
     "distributed.http.worker",
-    "hyperlearn_dask.cluster.template",
     "hyperlearn_dask.cluster.worker",
     "hyperlearn_dask.training.workers.on_worker",
     "sparse",  # Numba imports it with its first kernel

@@ -16,7 +16,6 @@ from hyperlearn_dask.cluster.attach import read_scheduler_file
 from hyperlearn_dask.cluster.certificates import Certificates, Tls
 from hyperlearn_dask.cluster.local import Listening, local_cluster
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.storage import refuse_foreign
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -72,6 +71,8 @@ def serving(
 
     listening = listening or Listening()
     if scheduler_file is not None:
+        from hyperlearn_dask.storage import refuse_foreign  # Zarr takes a while
+
         refuse_foreign(scheduler_file, "scheduler file", _is_scheduler_file)
     with contextlib.ExitStack() as stack:
         certificates = stack.enter_context((tls or Tls()).certificates())

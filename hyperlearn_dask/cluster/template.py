@@ -1,6 +1,7 @@
 """Imported by the process that local workers are copies of, and by no other.
 
-It removes the folder of its socket when it ends because the process that started it was killed. One that
+It leaves Ctrl-C to the command that ends it, as its copies do: a terminal sends it to all its processes. It
+removes the folder of its socket when it ends because the process that started it was killed. One that
 ends by itself does so too.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 
 from hyperlearn_dask.cluster.local import STARTER
 
@@ -18,6 +20,7 @@ def _clear(process: int, starter: int, folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+signal.signal(signal.SIGINT, signal.SIG_IGN)
 _starter, _, _folder = os.environ.get(STARTER, "").partition(" ")
 if _starter == str(os.getppid()):
     atexit.register(_clear, os.getpid(), int(_starter), _folder)

@@ -98,8 +98,9 @@ class Section:
         return self.mistakes.below((*self.path, key))
 
     def misspelt(self, key: str) -> bool:
-        """Whether a key is not there and another one looks very much like it."""
-        return key not in self.values and bool(difflib.get_close_matches(key, self.values, cutoff=0.8))
+        """Whether a key is not there, and another one that nobody asked for so far looks like it."""
+        strange = [other for other in self.values if other not in self._known and not other.startswith(key)]
+        return key not in self.values and bool(_close(key, strange))
 
     def take(self, key: str, missing: str | None = None) -> Any:
         """The value of a key, of any type; ``missing``: what to say where it may not be left out."""

@@ -22,6 +22,7 @@ from hyperlearn_dask.hypergraph.tensor import Relation, SparseTensor
 Scorer = Callable[[Mapping[str, np.ndarray]], np.ndarray]
 
 _CELLS = 1 << 22  # scores held at once: 32 MiB
+_AT_ONCE = 1 << 20  # training hyperedges that are looked up together
 
 
 def rating_metrics(
@@ -85,10 +86,16 @@ def filtered_ranks(relation: Relation, target: str, scorer: Scorer, *, cells: in
 
 
 def trained_on(test: SparseTensor, training: SparseTensor) -> int:
-    """How many test tuples of a relation are training hyperedges as well."""
+    """How many test tuples of a relation are training hyperedges as well.
+
+    Besides the test tuples it holds what so many of the others take that are looked at at once.
+    """
     tuples = _Contexts(list(test.coords), list(training.shape))
-    _, found = tuples.find(list(training.coords))
-    return int(np.isin(tuples.of, found).sum())
+    known = np.zeros(tuples.count, dtype=bool)
+    for start in range(0, training.nnz, _AT_ONCE):
+        _, found = tuples.find([coord[start : start + _AT_ONCE] for coord in training.coords])
+        known[found] = True
+    return int(known[tuples.of].sum())
 
 
 class Asked:

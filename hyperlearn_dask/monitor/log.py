@@ -10,6 +10,8 @@ from typing import Any
 
 from hyperlearn_dask.errors import InputError
 
+_LONGEST = 1 << 20  # bytes of a line that may be one of ours
+
 
 class JsonLines:
     """Appends records to a file, each at once and whole, so that others can follow it.
@@ -26,8 +28,8 @@ class JsonLines:
         self._tell = tell
         self._path = path
         try:
-            if path.is_file() and path.open("rb").read(1) not in (b"", b"{"):
-                raise InputError("exists and is no log of JSON lines to append to", file=path, key="--log")
+            if path.is_file() and not _is_log(path):
+                raise InputError("exists and is no log of ours to append to", file=path, key="--log")
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise InputError(f"cannot be written ({error.strerror})", file=path, key="--log") from None
@@ -52,3 +54,14 @@ class JsonLines:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file begins as a log does, or is empty."""
+    with path.open("rb") as file:
+        line = file.readline(_LONGEST)
+    try:
+        record = json.loads(line or '{"event": ""}')
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "event" in record

@@ -44,7 +44,7 @@ from hyperlearn_dask.training.memory import here, require_memory, require_room
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.schedule import Course, Point, sum_of_squares, sweeps
 from hyperlearn_dask.training.steps import Proposal
-from hyperlearn_dask.training.streaming import memory_left, streams
+from hyperlearn_dask.training.streaming import memory_of_machine, streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
 from hyperlearn_dask.training.workers.recovery import SafePoints, over_losses
 
@@ -209,7 +209,7 @@ def _fit(
         if device == "cuda":
             require_room(problem, [here(hypergraph, setting)], training.dtype)
         else:
-            require_memory(problem, training.dtype, memory_limit or memory_left())
+            require_memory(problem, training.dtype, memory_of_machine())
         with memory_in_one_line():
             weighed = [name for name, term in problem.terms.items() if term.noise]
             streamed = streams(hypergraph, training.dtype, memory_limit, tell, weighed)

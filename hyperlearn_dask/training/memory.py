@@ -15,7 +15,7 @@ from hyperlearn_dask.training.executor import Setting, ShardPlace, whole_places
 
 INDEX = 4  # bytes of a coordinate
 PLACE = 8  # bytes of an entry's place among those grouped by row
-HELD = 4  # arrays of a factor's size that a sweep holds at most
+HELD = 2  # arrays of a factor's size in every sweep, by any schedule: it, and what it becomes
 MATRICES = 6  # factor, its direction, its proposal, those of the sweep before, and a right-hand side
 
 
@@ -50,14 +50,14 @@ def require_room(problem: Problem, sites: Sequence[Site], dtype: str) -> None:
             )
 
 
-def require_memory(problem: Problem, dtype: str, free: int) -> None:
-    """Refuse factors, and Grams of them, that this process cannot hold."""
+def require_memory(problem: Problem, dtype: str, memory: int) -> None:
+    """Refuse factors, and Grams of them, that a machine with so many bytes cannot hold."""
     numbers = sum(HELD * size * problem.rank + problem.rank**2 for size in problem.sizes.values())
     needed = numbers * np.dtype(dtype).itemsize
-    if needed > free:
+    if needed > memory:
         raise InputError(
             f"{problem.rank:,} columns take at least {_gib(needed)} of memory in training, "
-            f"{_gib(free)} are free; fewer columns, float32 or a cluster make it smaller",
+            f"this machine has {_gib(memory)}; fewer columns, float32 or a cluster make it smaller",
             key="training",
         )
 

@@ -43,11 +43,29 @@ def bytes_of(text: str) -> int:
 def memory_left() -> int:
     """Bytes that this process may still take, by the machine and by its container."""
     left = int(psutil.virtual_memory().available)
-    try:
-        limit, used = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:  # no container
+    limit = _of_container("max")
+    if limit is None:
         return left
-    return left if limit == "max" else max(1, min(left, int(limit) - int(used)))
+    # Files that were read are in there too, as long as nobody needs the memory.
+    files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    used = (_of_container("current") or 0) - int(files["inactive_file"]) - int(files["active_file"])
+    return max(1, min(left, limit - used))
+
+
+def memory_of_machine() -> int:
+    """Bytes that there are, on the machine or in its container."""
+    whole = int(psutil.virtual_memory().total)
+    limit = _of_container("max")
+    return whole if limit is None else min(whole, limit)
+
+
+def _of_container(figure: str) -> int | None:
+    """A figure of this process's control group; None where there is none, or no limit."""
+    try:
+        text = (_CGROUP / f"memory.{figure}").read_text().strip()
+    except OSError:
+        return None
+    return None if text == "max" else int(text)
 
 
 def streams(

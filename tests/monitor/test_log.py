@@ -71,12 +71,13 @@ def test_a_log_that_cannot_be_is_one_line(hyperlearn, film_club, tmp_path, comma
         assert not (tmp_path / "out").exists()
 
 
-def test_a_log_is_not_appended_to_something_else(hyperlearn, film_club, tmp_path):
-    table = film_club / "ratings.csv"
-    before = table.read_bytes()
+@pytest.mark.parametrize("text", ["user,movie,stars\n", '{"user": "u1", "stars": 4}\n', "{\n", "[1]\n"])
+def test_a_log_is_not_appended_to_something_else(hyperlearn, film_club, tmp_path, text):
+    table = film_club / "other"
+    table.write_text(text)
     ended = hyperlearn("train", film_club, "--out", tmp_path / "out", "--log", table)
-    assert (ended.code, ended.err.count("\n"), table.read_bytes()) == (2, 1, before)
-    assert f"{table}, --log: exists and is no log of JSON lines to append to" in ended.err
+    assert (ended.code, ended.err.count("\n"), table.read_text()) == (2, 1, text)
+    assert f"{table}, --log: exists and is no log of ours to append to" in ended.err
 
 
 def test_a_full_disk_ends_the_log_and_nothing_else():

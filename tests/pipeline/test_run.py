@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,20 @@ def test_a_new_label_is_put_right_without_training(again: Run, edit: Edit, finis
     assert "evaluate" not in done
     assert "Grace" in after.modalities["user"].labels
     np.testing.assert_array_equal(after.factors["user"], before.factors["user"])
+
+
+def test_test_tuples_that_are_trained_on_are_told(again: Run, edit: Edit, finished_copy: Path) -> None:
+    edit(finished_copy / "club" / "tags_test.csv", "m0,light", "m1,dark")
+    assert "1 of 3 test tuples of 'tagged' are training hyperedges as well" in again().err
+
+
+def test_a_broken_model_can_be_made_again(again: Run, finished_copy: Path) -> None:
+    model = finished_copy / "out" / "model.zarr"
+    (model / "zarr.json").write_text("")
+    ended = again()
+    assert (ended.code, ended.err.splitlines()[-1].count("delete it to have it made again")) == (2, 1)
+    shutil.rmtree(model)
+    assert again().code == 0
 
 
 def test_what_is_deleted_is_made_again(again: Run, finished_copy: Path) -> None:

@@ -123,7 +123,7 @@ def test_values_that_a_precision_cannot_square_are_refused(factor, dtype):
 def test_more_columns_than_memory_holds_are_refused_at_once():
     hypergraph = two_relations()
     columns = {"shared": 100_000_000, "pair": 2, "bias": 1}
-    with pytest.raises(InputError, match=r"^training: 100,000,003 columns take at least .* GiB of memory"):
+    with pytest.raises(InputError, match=r"^training: 100,000,003 columns take at least .* GiB of"):
         fit(hypergraph, *two_relations_problem(hypergraph, groups=columns))
 
 

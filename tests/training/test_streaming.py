@@ -12,7 +12,14 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
-from hyperlearn_dask.training.streaming import IN_FLIGHT, SHARE, bytes_of, streams
+from hyperlearn_dask.training.streaming import (
+    IN_FLIGHT,
+    SHARE,
+    bytes_of,
+    memory_left,
+    memory_of_machine,
+    streams,
+)
 
 from .made_up import SETTINGS, SIZES, two_relations, two_relations_problem
 
@@ -105,6 +112,22 @@ def test_sizes_are_read():
     for text in ("", "GiB", "-1GB", "2 boxes", "0"):
         with pytest.raises(InputError, match="no size of memory"):
             bytes_of(text)
+
+
+def test_a_container_has_the_memory_of_its_limit_and_files_that_were_read_do_not_take_it(
+    tmp_path, monkeypatch
+):
+    figures = {
+        "max": "3000\n",
+        "current": "2500\n",
+        "stat": "anon 900\ninactive_file 1000\nactive_file 600\n",
+    }
+    for figure, text in figures.items():
+        (tmp_path / f"memory.{figure}").write_text(text)
+    monkeypatch.setattr("hyperlearn_dask.training.streaming._CGROUP", tmp_path)
+    assert (memory_left(), memory_of_machine()) == (2100, 3000)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert min(memory_left(), memory_of_machine()) > 2**20
 
 
 def test_the_command_says_what_it_streams(hyperlearn, tmp_path):

@@ -81,12 +81,14 @@ def test_ranks_equal_the_loop(data: st.DataObject, order: int, cells: int) -> No
     )
 
 
-def test_test_tuples_that_are_trained_on_are_counted() -> None:
+def test_test_tuples_that_are_trained_on_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     train = np.array([[0, 1, 2], [1, 1, 0], [2, 0, 1]])
     test = np.array([[1, 1, 0], [1, 1, 1], [2, 0, 1], [1, 1, 0], [-1, 1, 0]])
     relation = relation_of(train, test, (3, 2, 3))
     assert relation.test is not None
-    assert trained_on(relation.test, relation.tensor) == 3
+    for at_once in (1, 2, 100):
+        monkeypatch.setattr("hyperlearn_dask.factorization.metrics._AT_ONCE", at_once)
+        assert trained_on(relation.test, relation.tensor) == 3
 
 
 def test_each_context_is_scored_once_in_bounded_batches() -> None:

@@ -183,11 +183,11 @@ def _require(table: TableSpec, names: tuple[str, ...], needed: tuple[str, ...]) 
 
 def _separated(table: TableSpec, names: tuple[str, ...]) -> str:
     """What to say where a table has a single column because it is separated by something else."""
-    marks = [mark for mark in (";", "\t", "|", ",") if len(names) == 1 and mark in names[0]]
-    if not marks or table.format not in ("csv", "tsv"):
+    if len(names) != 1 or table.format not in ("csv", "tsv"):
         return ""
-    kind, mark = table.format, DELIMITERS[table.format]
-    return f"; its columns are separated by {marks[0]!r}, those of {kind} by {mark!r}"
+    kind, right = table.format, DELIMITERS[table.format]
+    found = [mark for mark in (";", "\t", "|", ",") if mark in names[0] and mark != right]
+    return f"; its columns are separated by {found[0]!r}, those of {kind} by {right!r}" if found else ""
 
 
 # CSV, TSV and .tns

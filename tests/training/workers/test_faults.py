@@ -87,6 +87,7 @@ def test_killed_workers_change_nothing_and_cost_a_sweep(stored, cluster, changes
     on_sweep, seen = at_sweep(kills)
     got = fit(stored, problem, training, client=cluster, on_sweep=on_sweep, tell=told.append)
     assert_same_factors(got, expected)
+    assert not kills  # all have been done
     assert told and all("worker" in line.partition(";")[0] for line in told)
     # At most the sweep that was being done is done again, and its report may have been out.
     repeated = sum(later <= earlier for earlier, later in itertools.pairwise(seen))
@@ -154,7 +155,7 @@ def test_what_is_kept_does_not_grow_with_the_sweeps(stored, cluster, safe_points
         monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.CHEAP_SECONDS", 0.0)
         monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.SHARE", 1e-6)
     # Of so many sweeps each, as what is kept goes up and down.
-    early, late = range(LINEAGE, 2 * LINEAGE), range(3 * LINEAGE, 4 * LINEAGE)
+    early, late = range(LINEAGE, 2 * LINEAGE), range(4 * LINEAGE, 5 * LINEAGE)
     problem, training = two_relations_problem(stored, sweeps=late.stop)
     sizes = {early: [], late: []}
 
