@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 
 class InputError(Exception):
@@ -64,3 +66,15 @@ def _rebuild(
     line: int | None,
 ) -> InputError:
     return InputError(problem, file=file, row=row, column=column, key=key, line=line)
+
+
+def refuse_foreign(path: Path, what: str, ours: Callable[[Path], bool]) -> None:
+    """Refuse to write over something that is there, not empty and not ours.
+
+    Raises
+    ------
+    InputError
+        Saying that ``path`` is no earlier ``what``.
+    """
+    if path.exists() and not (path.is_file() and path.stat().st_size == 0) and not ours(path):
+        raise InputError(f"exists and is no earlier {what}; choose another name or remove it", file=path)

@@ -63,18 +63,6 @@ Progress = Callable[[str], None]
 # Written whole or not at all.
 
 
-def refuse_foreign(path: Path, what: str, ours: Callable[[Path], bool]) -> None:
-    """Refuse to write over something that is there, not empty and not ours.
-
-    Raises
-    ------
-    InputError
-        Saying that ``path`` is no earlier ``what``.
-    """
-    if path.exists() and not (path.is_file() and path.stat().st_size == 0) and not ours(path):
-        raise InputError(f"exists and is no earlier {what}; choose another name or remove it", file=path)
-
-
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file or folder next to ``path``, which takes its place only once it is complete.

@@ -7,13 +7,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.errors import InputError, refuse_foreign
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.model_store import open_model
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph
 from hyperlearn_dask.monitor.board import Point
-from hyperlearn_dask.storage import refuse_foreign, replacing
+from hyperlearn_dask.storage import replacing
 from hyperlearn_dask.use.evaluate import check_entities, tasks
 from hyperlearn_dask.use.examples import Answered, Rated, answered, portraits, rated
 from hyperlearn_dask.use.rank import Ranking

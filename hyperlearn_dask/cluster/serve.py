@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hyperlearn_dask.cluster.attach import read_scheduler_file
 from hyperlearn_dask.cluster.certificates import Certificates, Tls
 from hyperlearn_dask.cluster.local import Listening, local_cluster
-from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.errors import InputError, refuse_foreign
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,8 +71,6 @@ def serving(
 
     listening = listening or Listening()
     if scheduler_file is not None:
-        from hyperlearn_dask.storage import refuse_foreign  # Zarr takes a while
-
         refuse_foreign(scheduler_file, "scheduler file", _is_scheduler_file)
     with contextlib.ExitStack() as stack:
         certificates = stack.enter_context((tls or Tls()).certificates())

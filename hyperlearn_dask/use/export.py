@@ -36,10 +36,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.errors import InputError, refuse_foreign
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import Term
-from hyperlearn_dask.storage import refuse_foreign, replacing
+from hyperlearn_dask.storage import replacing
 
 if TYPE_CHECKING:
     import pyarrow
