@@ -209,7 +209,8 @@ def test_a_scheduler_that_cannot_show_it_is_no_worse_for_it(kind, tmp_path):
         try:
             line = next(line for line in process.stderr if "Scheduler at:" in line)
             threading.Thread(target=process.stderr.read, daemon=True).start()
-            with Client(line.split()[-1], set_as_default=False) as client:
+            # A busy host may take longer than the few seconds that a cluster of ours, open here, has set.
+            with Client(line.split()[-1], set_as_default=False, timeout=60) as client:
                 assert add_page(client) is None
                 Post(client)({"event": "started"})
                 assert client.scheduler_info()["type"] == "Scheduler"
