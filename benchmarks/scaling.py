@@ -51,6 +51,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, read_indptr, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
 from hyperlearn_dask.training.executor import Executor, LocalExecutor, Setting, held
+from hyperlearn_dask.training.memory import memory_of_machine
 from hyperlearn_dask.training.placing.arrange import counts_of
 from hyperlearn_dask.training.placing.cost import Counts, Machine
 from hyperlearn_dask.training.placing.machine import PRESETS, measure
@@ -190,8 +191,8 @@ def main(output: Path | None, quick: bool, modalities: tuple[int, ...], workers:
 def chain_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """What one more modality, with a relation and a worker of its own, changes."""
     chains = [chain(count, sizes.chain, sizes.chain_entries) for count in sizes.modalities]
-    for before, case in zip([None, *chains], chains):
-        found, *without = yield from _compared(case, folder, *([] if before is None else [before]))
+    for before, case in zip([[], *([each] for each in chains)], chains):
+        found, *without = yield from _compared(case, folder, *before)
         for other in without:
             changes = others_change(other, found), found.critical_path / other.critical_path - 1
             for metric, value in zip(("others_change", "critical_path_change"), changes):
@@ -262,13 +263,12 @@ def in_turns(trainings: Sequence[tuple[Case, Path, Client]], lock: Path) -> tupl
 
     And what a thread of this machine can do at its best.
     """
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for _, _, client in trainings:
         client.run(take_turns, str(lock))
     rounds, rates = [], []
     for _ in range(ROUNDS):
         rounds.append([measured(*training, TURNS) for training in trainings])
-        rates.append(measure(1, memory))
+        rates.append(measure(1, memory_of_machine()))
     found = [
         replace(runs[0], cpu={step: min(run.cpu[step] for run in runs) for step in runs[0].cpu})
         for runs in zip(*rounds)

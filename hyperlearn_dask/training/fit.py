@@ -40,11 +40,11 @@ from hyperlearn_dask.training.executor import (
     Setting,
     held,
 )
-from hyperlearn_dask.training.memory import here, require_memory, require_room
+from hyperlearn_dask.training.memory import here, memory_of_machine, require_memory, require_room
 from hyperlearn_dask.training.report import OnSweep, SweepReport
 from hyperlearn_dask.training.schedule import Course, Point, sum_of_squares, sweeps
 from hyperlearn_dask.training.steps import Proposal
-from hyperlearn_dask.training.streaming import memory_of_machine, streams
+from hyperlearn_dask.training.streaming import streams
 from hyperlearn_dask.training.validation import Judge, out_of_patience
 from hyperlearn_dask.training.workers.recovery import SafePoints, over_losses
 

@@ -1,11 +1,13 @@
-"""What training needs of memory at the least, here or on a GPU, and a refusal where there is less."""
+"""What memory there is, what training needs of it at the least, and a refusal where that is more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import psutil
 
 from hyperlearn_dask.backend import free_memory
 from hyperlearn_dask.errors import InputError
@@ -17,6 +19,36 @@ INDEX = 4  # bytes of a coordinate
 PLACE = 8  # bytes of an entry's place among those grouped by row
 HELD = 2  # arrays of a factor's size in every sweep, by any schedule: it, and what it becomes
 MATRICES = 6  # factor, its direction, its proposal, those of the sweep before, and a right-hand side
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def memory_left() -> int:
+    """Bytes that this process may still take, by the machine and by its container."""
+    left = int(psutil.virtual_memory().available)
+    limit = _of_container("max")
+    if limit is None:
+        return left
+    # Files that were read are in there too, as long as nobody needs the memory.
+    files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    used = (_of_container("current") or 0) - int(files["inactive_file"]) - int(files["active_file"])
+    return max(1, min(left, limit - used))
+
+
+def memory_of_machine() -> int:
+    """Bytes that there are, on the machine or in its container."""
+    whole = int(psutil.virtual_memory().total)
+    limit = _of_container("max")
+    return whole if limit is None else min(whole, limit)
+
+
+def _of_container(figure: str) -> int | None:
+    """A figure of this process's control group; None where there is none, or no limit."""
+    try:
+        text = (_CGROUP / f"memory.{figure}").read_text().strip()
+    except OSError:
+        return None
+    return None if text == "max" else int(text)
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 import numpy as np
-import psutil
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Relation
 from hyperlearn_dask.training.executor import ShardPlace
+from hyperlearn_dask.training.memory import memory_left
 from hyperlearn_dask.training.placing.placement import cut
 
 # The part of the limit that entries may take; factors, private outputs and graphs have the rest.
@@ -24,7 +23,6 @@ IN_FLIGHT = 4
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def bytes_of(text: str) -> int:
@@ -38,34 +36,6 @@ def bytes_of(text: str) -> int:
     if size < 1:
         raise InputError(f"'{text}' is no size of memory (expected one like 2GiB or 500MB)")
     return size
-
-
-def memory_left() -> int:
-    """Bytes that this process may still take, by the machine and by its container."""
-    left = int(psutil.virtual_memory().available)
-    limit = _of_container("max")
-    if limit is None:
-        return left
-    # Files that were read are in there too, as long as nobody needs the memory.
-    files = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    used = (_of_container("current") or 0) - int(files["inactive_file"]) - int(files["active_file"])
-    return max(1, min(left, limit - used))
-
-
-def memory_of_machine() -> int:
-    """Bytes that there are, on the machine or in its container."""
-    whole = int(psutil.virtual_memory().total)
-    limit = _of_container("max")
-    return whole if limit is None else min(whole, limit)
-
-
-def _of_container(figure: str) -> int | None:
-    """A figure of this process's control group; None where there is none, or no limit."""
-    try:
-        text = (_CGROUP / f"memory.{figure}").read_text().strip()
-    except OSError:
-        return None
-    return None if text == "max" else int(text)
 
 
 def streams(

@@ -12,14 +12,8 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
-from hyperlearn_dask.training.streaming import (
-    IN_FLIGHT,
-    SHARE,
-    bytes_of,
-    memory_left,
-    memory_of_machine,
-    streams,
-)
+from hyperlearn_dask.training.memory import memory_left, memory_of_machine
+from hyperlearn_dask.training.streaming import IN_FLIGHT, SHARE, bytes_of, streams
 
 from .made_up import SETTINGS, SIZES, two_relations, two_relations_problem
 
@@ -124,7 +118,7 @@ def test_a_container_has_the_memory_of_its_limit_and_files_that_were_read_do_not
     }
     for figure, text in figures.items():
         (tmp_path / f"memory.{figure}").write_text(text)
-    monkeypatch.setattr("hyperlearn_dask.training.streaming._CGROUP", tmp_path)
+    monkeypatch.setattr("hyperlearn_dask.training.memory._CGROUP", tmp_path)
     assert (memory_left(), memory_of_machine()) == (2100, 3000)
     (tmp_path / "memory.max").write_text("max\n")
     assert min(memory_left(), memory_of_machine()) > 2**20
