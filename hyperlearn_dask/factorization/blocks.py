@@ -13,17 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization import kernels, row_systems
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
-from hyperlearn_dask.factorization.grams import inner, scaled, term_gram
+from hyperlearn_dask.factorization.grams import inner, scaled, spectrum, term_gram
 from hyperlearn_dask.factorization.kernels import arrays, dense
 from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, solver_of_rows, times_rows
 from hyperlearn_dask.factorization.problem import Problem, Term
@@ -255,15 +254,8 @@ def _solve_common(
 
 def _spectrum(system: BlockSystem) -> tuple[np.ndarray, np.ndarray]:
     """H = Q diag(w) Q', with w no smaller than its rounding errors."""
-    # LAPACK's own threads would wait for a core on which the kernels' threads still spin: 12 ms, not 0.4.
-    with _libraries().limit(limits=1, user_api="blas"):
-        w, q = np.linalg.eigh(system.gram)
+    w, q = spectrum(system.gram)
     return np.maximum(w, np.finfo(system.right.dtype).eps * w[-1]), q
-
-
-@cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def _solve_by_row(

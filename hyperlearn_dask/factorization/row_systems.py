@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from hyperlearn_dask.factorization.grams import spectrum
 from hyperlearn_dask.factorization.kernels import rows as kernel
 from hyperlearn_dask.factorization.kernels.rows import Part, Workspace
 
@@ -84,7 +85,7 @@ def _by_few(
     """Solve rows with few entries; gives back which of them were, the others would lose too many digits."""
     dtype, columns = right.dtype, len(common)
     eps = float(np.finfo(dtype).eps)
-    w, q = np.linalg.eigh(common + columns * eps * max(float(common.diagonal().max()), 0.0) * np.eye(columns))
+    w, q = spectrum(common + columns * eps * max(float(common.diagonal().max()), 0.0) * np.eye(columns))
     if not w[0] > 0:
         return np.zeros(len(rows), dtype=bool)
     matrix, inverse = common.astype(dtype), ((q / w) @ q.T).astype(dtype)

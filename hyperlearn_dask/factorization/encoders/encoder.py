@@ -21,6 +21,7 @@ All parameters are one matrix, the *code*: Theta_0, ..., Theta_J and E or B, one
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,12 +31,17 @@ from hyperlearn_dask.backend import Array
 from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.factorization.blocks import BlockSystem, curvature, residual
 from hyperlearn_dask.factorization.filters import chebyshev_sum, chebyshev_terms, conjugate_gradients
-from hyperlearn_dask.factorization.grams import inner
+from hyperlearn_dask.factorization.grams import inner, spectrum
+from hyperlearn_dask.factorization.kernels import arrays
+from hyperlearn_dask.factorization.kernels.rows import invert_rows, solver_of_rows
 
 # Of a solve; a direction from fewer is still one of descent.
 MOST_ITERATIONS = 200
 # Columns of B up to which B' B is held and decomposed to precondition with; of more its diagonal serves.
 MOST_INPUTS = 512
+# Rows with a system each, through Theta at once; and enough of them for a mean to precondition with.
+ROWS_AT_ONCE = 64
+ENOUGH_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +155,24 @@ class Encoder:
         """A curvature (f x f, or one per row) as a row that moves feels it, about."""
         if not self._moves_base:
             return gram
+        if gram.ndim == 2:
+            return self._through_weights(gram)
+        felt = arrays.empty(gram.shape, gram.dtype)
+        for first in range(0, len(gram), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            felt[rows] = self._through_weights(gram[rows])
+        return felt
+
+    def _through_weights(self, gram: Array) -> Array:
+        """sum_j of the mean of T_j^2 times Theta_j H Theta_j', of symmetric H (f x f) one below the other."""
         half = [1.0] + [0.5] * self.spec.degree
-        return sum(h * theta @ gram @ theta.T for h, theta in zip(half, self.thetas))
+        flat = gram.reshape(-1, gram.shape[-1])
+        total = np.zeros_like(flat)
+        for h, theta in zip(half, self.thetas):
+            # H Theta', transposed the symmetric Theta H, and that times Theta'
+            product = (flat @ theta.T).reshape(gram.shape).swapaxes(-1, -2)
+            total += h * (product.reshape(flat.shape) @ theta.T)
+        return total.reshape(gram.shape)
 
 
 def code_rows(spec: EncoderSpec, inputs: int, entities: int) -> int:
@@ -264,19 +286,39 @@ def _preconditioner(encoder: Encoder, system: BlockSystem, mu: float, ridges: np
     gram = encoder.seen_through(np.asarray(system.gram, dtype=identity.dtype) + mu * identity)
     if not encoder.moves_rows:
         return _solver_of_weights(encoder, gram, ridges)
-    inverse = np.linalg.inv(gram + ridges[-1, 0] * identity)
+    eps = ridges[-1, 0]
+    solve_rows = _solver_of_rows(gram, eps)
     if not encoder.spec.own:
-        return lambda rest: _times(inverse, rest)
-    felt = identity - ridges[-1, 0] * inverse
-    solve = _solver_of_weights(encoder, ridges[-1, 0] * felt, ridges)
+        return solve_rows
+    solve = _solver_of_weights(encoder, eps * _mean_felt(gram, eps), ridges)
     cut = len(ridges) - len(encoder.rows)
 
     def precondition(rest: Array) -> Array:
         own = rest[cut:]
-        weights = solve(rest[:cut] - encoder.weights_transposed(_times(felt, own)))
-        return np.concatenate([weights, _times(inverse, own) - _times(felt, encoder.by_weights(weights))])
+        solved = solve_rows(own)
+        weights = solve(rest[:cut] - encoder.weights_transposed(own - eps * solved))
+        moved = encoder.by_weights(weights)
+        return np.concatenate([weights, solved - moved + eps * solve_rows(moved)])
 
     return precondition
+
+
+def _solver_of_rows(gram: Array, eps: float) -> Callable[[Array], Array]:
+    """R -> (H_i + eps)^-1 R_i, of H (f x f) or the H_i (n x f x f)."""
+    if gram.ndim == 3:
+        return solver_of_rows(gram, np.full(len(gram), eps, dtype=gram.dtype))
+    w, q = spectrum(gram)
+    inverse = (q / (np.maximum(w, np.finfo(gram.dtype).eps * w[-1]) + eps)) @ q.T
+    return lambda rest: rest @ inverse
+
+
+def _mean_felt(gram: Array, eps: float) -> Array:
+    """The mean of H_i (H_i + eps)^-1, of many rows that of some."""
+    if gram.ndim == 2:
+        gram = gram[None]
+    some = np.ascontiguousarray(gram[:: -(-len(gram) // ENOUGH_ROWS)])
+    inverse = invert_rows(some, np.full(len(some), eps, dtype=gram.dtype)).mean(axis=0)
+    return np.eye(len(inverse), dtype=gram.dtype) - eps * inverse
 
 
 def _solver_of_weights(encoder: Encoder, gram: Array, ridges: np.ndarray) -> Any:
@@ -284,13 +326,13 @@ def _solver_of_weights(encoder: Encoder, gram: Array, ridges: np.ndarray) -> Any
 
     Diagonal between the eigenvectors of W and of B' B, of which many inputs have the diagonal only.
     """
-    w, q = np.linalg.eigh(gram.mean(axis=0) if gram.ndim == 3 else gram)
+    w, q = spectrum(gram.mean(axis=0) if gram.ndim == 3 else gram)
     base, blocks = encoder.base, encoder.spec.degree + 1
     # On average over the spectrum, T_0^2 is 1 and the other T_j^2 are 1/2.
     half = np.where(np.arange(blocks) == 0, 1.0, 0.5)[:, None, None]
     product = base.T @ base if base.shape[1] <= MOST_INPUTS else (base * base).sum(axis=0)
     dense = product.toarray() if hasattr(product, "toarray") else np.asarray(product)
-    g, u = np.linalg.eigh(dense) if dense.ndim == 2 else (dense, None)
+    g, u = spectrum(dense) if dense.ndim == 2 else (dense, None)
     scale = half * np.maximum(g, 0)[:, None] * np.maximum(w, 0) + encoder.spec.decay
     scale = scale.astype(ridges.dtype)
 
@@ -300,11 +342,6 @@ def _solver_of_weights(encoder: Encoder, gram: Array, ridges: np.ndarray) -> Any
         return (parts @ q.T).reshape(rest.shape)
 
     return solve
-
-
-def _times(matrices: Array, rows: Array) -> Array:
-    """Symmetric (f x f) matrices, one for all rows or one each, times the rows."""
-    return rows @ matrices if matrices.ndim == 2 else np.matmul(matrices, rows[:, :, None])[:, :, 0]
 
 
 def _cut(code: Array, inputs: int, degree: int) -> list[Array]:
