@@ -163,7 +163,9 @@ def train_stage(job: Job) -> StageReport:
 
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     problem = problem_of(hypergraph, dataset.relations, dataset.training, weights, dataset.encoders)
-    checkpoints = Checkpoints(job.out / CHECKPOINTS, fingerprint, tell=job.note, every=job.checkpoint_every)
+    # Where training ends makes no difference to how it gets there.
+    ways = hash_of({name: value for name, value in asked.items() if name != "training.sweeps"})
+    checkpoints = Checkpoints(job.out / CHECKPOINTS, ways, tell=job.note, every=job.checkpoint_every)
     if job.restart:
         checkpoints.clear()
     seconds: dict[str, float] = defaultdict(float)

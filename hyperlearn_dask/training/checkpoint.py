@@ -79,8 +79,8 @@ class Checkpoints:
     folder
         Where they are; made when the first one is written, and gone again with the last one.
     fingerprint
-        A hash of all that the training follows from, data and settings: only a checkpoint that has
-        the same one is gone on from.
+        A hash of all that the training's states follow from, data and settings, not of when it ends: only a
+        checkpoint that has the same one is gone on from.
     tell
         Hears, in lines, what becomes of them.
     every, share
@@ -105,8 +105,8 @@ class Checkpoints:
         self._good: list[Path] = []  # those to keep, oldest first
         self._due = time.monotonic() + every
 
-    def latest(self) -> State | None:
-        """The last state that can be gone on from, if there is one."""
+    def latest(self, leads_on: Callable[[State], bool] = lambda state: True) -> State | None:
+        """The last state to go on from, if any; ``leads_on``: whether training still comes by one."""
         self._due = time.monotonic() + self._every
         found = _numbers(self._folder)
         own = sorted((path for path in found if path.name.startswith(self._prefix)), key=found.__getitem__)
@@ -119,9 +119,13 @@ class Checkpoints:
                 before = "the one before it is used" if own[:-1] else "training begins anew"
                 self._tell(f"{own.pop()}: this checkpoint is damaged or of another version; {before}")
             else:
-                self._good = own
-                self._tell(f"going on from {state.place}")
-                return state
+                if leads_on(state):
+                    self._good = own
+                    self._tell(f"going on from {state.place}")
+                    return state
+                before = "an earlier one is looked for" if own[1:] else "training begins anew"
+                self._tell(f"the checkpoint of {state.place} is past where training ends now; {before}")
+                own.pop()
         return None
 
     def offer(self, take: Callable[[], State]) -> CheckpointWritten | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +235,8 @@ def _fit(
     try:
         if client is not None and device == "cuda":
             require_room(problem, on_workers.sites(), training.dtype)
-        safe = SafePoints(checkpoints, mortal=executor.mortal, on_event=tell_of)
+        leads_on = partial(_leads_on, training)
+        safe = SafePoints(checkpoints, mortal=executor.mortal, leads_on=leads_on, on_event=tell_of)
         tell_of(_started(hypergraph, problem, training, executor, safe.state))
         train = partial(_train, hypergraph, problem, training, executor, targets, swept)
         with memory_in_one_line():
@@ -348,7 +349,7 @@ def _optimise(
         history.append(report)
         if on_sweep is not None:
             on_sweep(report)
-        if report.sweep >= training.sweeps or _has_converged(history, training, judge is not None):
+        if _ended(history, training):
             return State(tuple(history), *_values(executor, best), done=True)
         safe.offer(partial(_state, executor, history, point, course, best))
         executor.check()
@@ -374,12 +375,22 @@ def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], di
     return factors, codes
 
 
-def _has_converged(history: list[SweepReport], training: TrainingSpec, judged: bool) -> bool:
-    """Whether there is nothing to be gained by more sweeps: in F, or for what is held out."""
-    return _converged(history, training.tolerance) or (judged and out_of_patience(history, training.patience))
+def _leads_on(training: TrainingSpec, state: State) -> bool:
+    """Whether training comes by a state: that no sweeps are left where it has draws, and some where not."""
+    return _ended(state.history, training) == (state.draw > 0)
 
 
-def _converged(history: list[SweepReport], tolerance: float) -> bool:
+def _ended(history: Sequence[SweepReport], training: TrainingSpec) -> bool:
+    """Whether these were all sweeps, or more would gain nothing: in F, or for what is held out."""
+    judged = training.validation is not None
+    return (
+        len(history) >= training.sweeps
+        or _converged(history, training.tolerance)
+        or (judged and out_of_patience(history, training.patience))
+    )
+
+
+def _converged(history: Sequence[SweepReport], tolerance: float) -> bool:
     """Whether the last sweeps brought next to nothing of what training has brought since its first.
 
     F itself is no yardstick: of a very sparse tensor even the best model leaves nearly all of

@@ -7,7 +7,7 @@ and what is known for their contexts stay at one modality, where the rows of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class Judge:
         return float(executor.gather(value))
 
 
-def out_of_patience(history: list[SweepReport], patience: int) -> bool:
+def out_of_patience(history: Sequence[SweepReport], patience: int) -> bool:
     """Whether none of the last sweeps was the best so far."""
     return len(history) > patience and not any(report.best for report in history[-patience:])
 

@@ -229,6 +229,29 @@ def test_one_of_other_settings_is_not_used_and_stays_until_a_new_one_is_written(
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["of-another-o-1.zarr"]
 
 
+@pytest.mark.parametrize(
+    ("sweeps", "place", "passed"),
+    [(15, "sweep 9", 0), (9, "sweep 8", 1), (7, None, 2)],
+    ids=["further", "by the one before", "not as far"],
+)
+def test_it_goes_on_to_another_number_of_sweeps(often, told, sweeps, place, passed):
+    train_until(10, often(), two_relations(), {})
+    got = train(often(), two_relations(), {"sweeps": sweeps})
+    assert told == [
+        f"the checkpoint of sweep {9 - at} is past where training ends now; "
+        f"{'an earlier one is looked for' if at == 0 else 'training begins anew'}"
+        for at in range(passed)
+    ] + ([f"going on from {place}"] if place else [])
+    assert_same(got, train(None, two_relations(), {"sweeps": sweeps}))
+
+
+def test_draws_of_other_sweeps_are_not_gone_on_from(often, told):
+    train_until(9, often(), two_relations(), {"sweeps": 5, "draws": 6})
+    got = train(often(), two_relations(), {"sweeps": 8, "draws": 6})
+    assert told[-1].endswith("is past where training ends now; training begins anew")
+    assert_same(got, train(None, two_relations(), {"sweeps": 8, "draws": 6}))
+
+
 def test_a_fingerprint_counts_as_a_whole(often, told, tmp_path):
     train_until(3, often("of-another-one, of training"), two_relations(), {})
     assert often("of-another-one, of evaluation").latest() is None

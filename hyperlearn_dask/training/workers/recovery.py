@@ -34,18 +34,25 @@ class SafePoints:
         Where states are written as well, from time to time, and where the first is from.
     mortal
         Whether anything can be lost but this process: else there are only checkpoints.
+    leads_on
+        Whether a state in a checkpoint is on the way to where training ends.
     on_event
         Told of every checkpoint.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints | None, *, mortal: bool, on_event: OnEvent | None = None
+        self,
+        checkpoints: Checkpoints | None,
+        *,
+        mortal: bool,
+        leads_on: Callable[[State], bool],
+        on_event: OnEvent | None = None,
     ) -> None:
         self._checkpoints = checkpoints
         self._mortal = mortal
         self._on_event = on_event
         self._due = 0.0
-        self.state = None if checkpoints is None else checkpoints.latest()
+        self.state = None if checkpoints is None else checkpoints.latest(leads_on)
 
     def offer(self, take: Callable[[], State]) -> None:
         """Hold on to the state that ``take`` gathers, if it is time for it."""

@@ -214,5 +214,5 @@ def test_training_gives_up_when_it_never_gets_on():
         raise Lost("killed by the system")
 
     with pytest.raises(Exception, match=r"without a sweep between.*killed by the system.*memory"):
-        over_losses(train, executor, SafePoints(None, mortal=True), None)
+        over_losses(train, executor, SafePoints(None, mortal=True, leads_on=bool), None)
     assert executor.recovered == IN_VAIN - 1
