@@ -212,6 +212,7 @@ def _machine(
     bandwidth: float | None,
 ) -> tuple[Machine, list[str]]:
     """What each worker can do, and in words where that is from."""
+    from hyperlearn_dask.training.memory import memory_of_machine
     from hyperlearn_dask.training.placing.cost import DEGREE, ITERATIONS
     from hyperlearn_dask.training.placing.machine import PRESETS, measure, with_bandwidth
 
@@ -221,7 +222,7 @@ def _machine(
         said = [f"each worker is one {preset}, at half the rates of its data sheet: nothing was measured"]
     else:
         count = min(threads or cores, cores)
-        machine = measure(count, float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+        machine = measure(count, float(memory_of_machine()))
         if threads is not None and threads > count:
             times = threads / count
             gather = tuple((size, rate * times) for size, rate in machine.gather)

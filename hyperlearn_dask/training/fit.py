@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -154,71 +154,10 @@ def fit(
     """
     if problem.encoders and device != "cpu":
         raise InputError("encoders train on the CPU", key="device")
-    with contextlib.ExitStack() as stack:
-        if training.validation is not None and not apart:
-            name, known = training.validation, hypergraph.relations
-            if name not in known:
-                raise InputError(
-                    f"no relation '{name}' (expected one of {', '.join(known)})", key="training.validation"
-                )
-            what = HoldOut(name, training.held_out, training.seed)
-            hypergraph = stack.enter_context(held_out(hypergraph, what, client))
-        return _fit(
-            hypergraph,
-            problem,
-            training,
-            targets or {},
-            client,
-            on_sweep,
-            checkpoints,
-            tell,
-            on_event,
-            device,
-            placement,
-            on_placement,
-            memory_limit,
-        )
-
-
-def _fit(
-    hypergraph: Hypergraph,
-    problem: Problem,
-    training: TrainingSpec,
-    targets: Mapping[str, str],
-    client: Client | None,
-    on_sweep: OnSweep | None,
-    checkpoints: Checkpoints | None,
-    tell: Callable[[str], None] | None,
-    on_event: OnEvent | None,
-    device: Device,
-    placement: PlacementSpec | None,
-    on_placement: Callable[[Placement], None] | None,
-    memory_limit: int | None,
-) -> Model:
-    """Train on a hypergraph that validation has been put aside of."""
-    setting = Setting(
-        training.dtype,
-        {name: term.offset for name, term in problem.terms.items()},
-        {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
-        device,
-    )
-    executor: Executor
     listeners = [on_event] if on_event is not None else []
-    if client is None:
-        check_device(device)
-        if device == "cuda":
-            require_room(problem, [here(hypergraph, setting)], training.dtype)
-        else:
-            require_memory(problem, training.dtype, memory_of_machine())
-        with memory_in_one_line():
-            weighed = [name for name, term in problem.terms.items() if term.noise]
-            streamed = streams(hypergraph, training.dtype, memory_limit, tell, weighed)
-            executor = LocalExecutor(hypergraph, setting, streamed)
-    else:
+    if client is not None:
         from hyperlearn_dask.monitor.post import Post
-        from hyperlearn_dask.training.workers.distributed import DaskExecutor
 
-        executor = on_workers = DaskExecutor(client, hypergraph, setting, problem, placement, on_placement)
         post = Post(client)
         listeners.append(lambda event: post(record(event)))
 
@@ -231,23 +170,79 @@ def _fit(
         if on_sweep is not None:
             on_sweep(report)
 
-    began = time.monotonic()
-    try:
-        if client is not None and device == "cuda":
-            require_room(problem, on_workers.sites(), training.dtype)
-        leads_on = partial(_leads_on, training)
-        safe = SafePoints(checkpoints, mortal=executor.mortal, leads_on=leads_on, on_event=tell_of)
-        tell_of(_started(hypergraph, problem, training, executor, safe.state))
-        train = partial(_train, hypergraph, problem, training, executor, targets, swept)
-        with memory_in_one_line():
-            model = over_losses(train, executor, safe, tell, tell_of)
-        tell_of(_finished(model, training, time.monotonic() - began))
-        return model
-    except BaseException as error:
-        tell_of(Stopped(" ".join(str(error).split()) or type(error).__name__))
-        raise
-    finally:
-        executor.close()
+    with contextlib.nullcontext(hypergraph) if apart else _put_aside(hypergraph, training, client) as rest:
+        executor = _executor(
+            rest, problem, training.dtype, client, device, placement, on_placement, memory_limit, tell
+        )
+        began = time.monotonic()
+        try:
+            leads_on = partial(_leads_on, training)
+            safe = SafePoints(checkpoints, mortal=executor.mortal, leads_on=leads_on, on_event=tell_of)
+            tell_of(_started(rest, problem, training, executor, safe.state))
+            train = partial(_train, rest, problem, training, executor, targets or {}, swept)
+            with memory_in_one_line():
+                model = over_losses(train, executor, safe, tell, tell_of)
+            tell_of(_finished(model, training, time.monotonic() - began))
+            return model
+        except BaseException as error:
+            tell_of(Stopped(" ".join(str(error).split()) or type(error).__name__))
+            raise
+        finally:
+            executor.close()
+
+
+@contextlib.contextmanager
+def _put_aside(hypergraph: Hypergraph, training: TrainingSpec, client: Client | None) -> Iterator[Hypergraph]:
+    """The hypergraph without what validation is on, which is the relation's test tuples there."""
+    name, known = training.validation, hypergraph.relations
+    if name is None:
+        yield hypergraph
+        return
+    if name not in known:
+        raise InputError(
+            f"no relation '{name}' (expected one of {', '.join(known)})", key="training.validation"
+        )
+    with held_out(hypergraph, HoldOut(name, training.held_out, training.seed), client) as rest:
+        yield rest
+
+
+def _executor(
+    hypergraph: Hypergraph,
+    problem: Problem,
+    dtype: str,
+    client: Client | None,
+    device: Device,
+    placement: PlacementSpec | None,
+    on_placement: Callable[[Placement], None] | None,
+    memory_limit: int | None,
+    tell: Callable[[str], None] | None,
+) -> Executor:
+    """What steps run on, once there is known to be room for the training."""
+    setting = Setting(
+        dtype,
+        {name: term.offset for name, term in problem.terms.items()},
+        {name: term.target_mode for name, term in problem.terms.items() if term.absent == "context"},
+        device,
+    )
+    if client is not None:
+        from hyperlearn_dask.training.workers.distributed import DaskExecutor
+
+        executor = DaskExecutor(client, hypergraph, setting, problem, placement, on_placement)
+        if device == "cuda":
+            try:
+                require_room(problem, executor.sites(), dtype)
+            except InputError:
+                executor.close()
+                raise
+        return executor
+    check_device(device)
+    if device == "cuda":
+        require_room(problem, [here(hypergraph, setting)], dtype)
+    else:
+        require_memory(problem, dtype, memory_of_machine())
+    with memory_in_one_line():
+        weighed = [name for name, term in problem.terms.items() if term.noise]
+        return LocalExecutor(hypergraph, setting, streams(hypergraph, dtype, memory_limit, tell, weighed))
 
 
 def _started(
