@@ -21,7 +21,7 @@ Two experiments, and the plan for clusters we do not have:
 ``modalities``: a chain of equal modalities in which relation k joins m_k and m_(k-1); a worker owns m_k
 and holds relation k. ``others_change`` is the largest change of the processor seconds of a worker that
 was there before m_k came, ``critical_path_change`` that of the critical path, as a share: the chains with and
-without it are trained in turn for that.
+without it are trained side by side for that, sweep by sweep.
 
 ``workers``: one relation of three modalities on 1 to 4 workers, in 1 to 8 stretches, placed by
 ``shards`` or, as published, by ``owner``.
@@ -241,7 +241,7 @@ def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, l
             compile_kernels(each, folder)
             trainings.append((each, stored(each, folder), stack.enter_context(workers_of(each))))
             if each is case:
-                together = measured(*trainings[0])
+                [together] = measured(trainings, SWEEPS)
         (alone, *others), machine = in_turns(trainings, folder / "turn")
     found = replace(together, cpu=alone.cpu)
     yield from rows_of(case, found, planned_for(case, trainings[0][1], machine))
@@ -259,7 +259,7 @@ def workers_of(case: Case) -> Iterator[Client]:
 
 
 def in_turns(trainings: Sequence[tuple[Case, Path, Client]], lock: Path) -> tuple[list[Measured], Machine]:
-    """Trainings one after the other, a few times, a step at a time: of each step the least seconds.
+    """Trainings side by side, a few times, a step of any at a time: of each step the least seconds.
 
     And what a thread of this machine can do at its best.
     """
@@ -267,7 +267,7 @@ def in_turns(trainings: Sequence[tuple[Case, Path, Client]], lock: Path) -> tupl
         client.run(take_turns, str(lock))
     rounds, rates = [], []
     for _ in range(ROUNDS):
-        rounds.append([measured(*training, TURNS) for training in trainings])
+        rounds.append(measured(trainings, TURNS))
         rates.append(measure(1, memory_of_machine()))
     found = [
         replace(runs[0], cpu={step: min(run.cpu[step] for run in runs) for step in runs[0].cpu})
@@ -356,26 +356,31 @@ def planned_for(case: Case, path: Path, machine: Machine) -> Plan:
     return plan(case.problem, counts, machine, case.workers, case.placed(addresses), indptrs)
 
 
-def measured(case: Case, path: Path, client: Client, count: int = SWEEPS) -> Measured:
-    """Train for a few sweeps on the workers of a client."""
-    addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
-    setting = Setting(DTYPE, dict.fromkeys(case.relations, 0.0), {})
-    client.run(tell_at_once)
-    executor = Recorder(client, open_hypergraph(path), setting, case.problem, case.placed(addresses))
-    try:
-        seconds = trained(case, executor, count)
-        memory = client.run(peak_memory)
-    finally:
-        executor.close()
-    return summed(executor.steps, seconds, memory)
+def measured(trainings: Sequence[tuple[Case, Path, Client]], count: int) -> list[Measured]:
+    """Train for a few sweeps on the workers of clients: a sweep of each, then the next."""
+    found = []
+    with ExitStack() as stack:
+        executors, runs = [], []
+        for case, path, client in trainings:
+            addresses = sorted(client.scheduler_info(n_workers=-1)["workers"])
+            setting = Setting(DTYPE, dict.fromkeys(case.relations, 0.0), {})
+            client.run(tell_at_once)
+            executor = Recorder(client, open_hypergraph(path), setting, case.problem, case.placed(addresses))
+            stack.callback(executor.close)
+            executors.append(executor)
+            runs.append(trained(case, executor))
+        seconds = list(itertools.islice(zip(*runs), count))
+        for (_, _, client), executor, own in zip(trainings, executors, zip(*seconds)):
+            found.append(summed(executor.steps, own, client.run(peak_memory)))
+    return found
 
 
-def trained(case: Case, executor: Executor, count: int) -> list[float]:
-    """The seconds of so many sweeps from a random start."""
+def trained(case: Case, executor: Executor) -> Iterator[float]:
+    """The seconds of every sweep from a random start."""
     rng = np.random.default_rng(0)
     factors = {m: rng.random((n, RANK)).astype(DTYPE) for m, n in case.sizes.items()}
     run = sweeps(case.problem, executor, held(executor, factors), "parallel")
-    return [report.seconds for report, _, _ in itertools.islice(run, count)]
+    return (report.seconds for report, _, _ in run)
 
 
 def compile_kernels(case: Case, folder: Path) -> None:
@@ -383,7 +388,7 @@ def compile_kernels(case: Case, folder: Path) -> None:
     small = replace(case, sizes=dict.fromkeys(case.sizes, 50), entries=500)
     hypergraph = open_hypergraph(stored(small, folder))
     setting = Setting(DTYPE, dict.fromkeys(case.relations, 0.0), {})
-    trained(small, LocalExecutor(hypergraph, setting), 2)
+    list(itertools.islice(trained(small, LocalExecutor(hypergraph, setting)), 2))
 
 
 class Recorder(DaskExecutor):

@@ -31,7 +31,7 @@ def test_a_chain_is_trained_and_planned_with_the_same_placement(tmp_path: Path) 
     path = scaling.stored(case, tmp_path)
     cluster = LocalCluster(n_workers=3, threads_per_worker=1, processes=False, dashboard_address=None)
     with cluster, Client(cluster, set_as_default=False) as client:
-        found = scaling.measured(case, path, client, count=scaling.WARM + 2)
+        [found] = scaling.measured([(case, path, client)], count=scaling.WARM + 2)
     planned = scaling.planned_for(case, path, NOMINAL)
     assert {w.modalities[0]: w.shards for w in planned.workers} == {"m0": 0, "m1": 1, "m2": 1}
     assert [("products", w) in found.cpu for w in found.workers] == [True, True, False]
@@ -49,9 +49,14 @@ def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytes
     seconds = iter([4.0, 10.0, 3.0, 30.0, 5.0, 20.0])  # two trainings in three rounds
     rates = iter([(1.0, 8.0, 5.0), (2.0, 7.0, 9.0), (3.0, 6.0, 4.0)])
 
-    def train(case: str, path: Path, client: Client, count: int) -> scaling.Measured:
-        taken = next(seconds)
-        return scaling.Measured((case,), 1.0, {("solve", case): taken, ("line", case): -taken}, {}, 0.0, {})
+    def train(trainings: list[tuple[str, Path, Client]], count: int) -> list[scaling.Measured]:
+        def one(case: str) -> scaling.Measured:
+            taken = next(seconds)
+            return scaling.Measured(
+                (case,), 1.0, {("solve", case): taken, ("line", case): -taken}, {}, 0.0, {}
+            )
+
+        return [one(case) for case, _, _ in trainings]
 
     def probe(threads: int, memory: float) -> Machine:
         stream, rows, arithmetic = next(rates)

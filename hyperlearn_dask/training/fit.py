@@ -155,11 +155,6 @@ def fit(
     if problem.encoders and device != "cpu":
         raise InputError("encoders train on the CPU", key="device")
     listeners = [on_event] if on_event is not None else []
-    if client is not None:
-        from hyperlearn_dask.monitor.post import Post
-
-        post = Post(client)
-        listeners.append(lambda event: post(record(event)))
 
     def tell_of(event: Event) -> None:
         for listener in listeners:
@@ -174,6 +169,8 @@ def fit(
         executor = _executor(
             rest, problem, training.dtype, client, device, placement, on_placement, memory_limit, tell
         )
+        if client is not None:
+            listeners.append(_post(client))
         began = time.monotonic()
         try:
             leads_on = partial(_leads_on, training)
@@ -231,7 +228,7 @@ def _executor(
         if device == "cuda":
             try:
                 require_room(problem, executor.sites(), dtype)
-            except InputError:
+            except BaseException:
                 executor.close()
                 raise
         return executor
@@ -243,6 +240,14 @@ def _executor(
     with memory_in_one_line():
         weighed = [name for name, term in problem.terms.items() if term.noise]
         return LocalExecutor(hypergraph, setting, streams(hypergraph, dtype, memory_limit, tell, weighed))
+
+
+def _post(client: Client) -> OnEvent:
+    """What tells a client's scheduler, for its page on the dashboard."""
+    from hyperlearn_dask.monitor.post import Post
+
+    post = Post(client)
+    return lambda event: post(record(event))
 
 
 def _started(
@@ -372,7 +377,7 @@ def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], di
 
 def _leads_on(training: TrainingSpec, state: State) -> bool:
     """Whether training comes by a state: that no sweeps are left where it has draws, and some where not."""
-    return _ended(state.history, training) == (state.draw > 0)
+    return len(state.history) <= training.sweeps and _ended(state.history, training) == (state.draw > 0)
 
 
 def _ended(history: Sequence[SweepReport], training: TrainingSpec) -> bool:

@@ -283,6 +283,16 @@ def test_a_killed_training_goes_on_to_the_same_model(
         np.testing.assert_allclose(got.factors[modality], factor, rtol=0, atol=1e-10 * np.abs(factor).max())
 
 
+def test_a_killed_training_goes_on_to_fewer_sweeps(
+    hyperlearn: Run, killed: Callable[[signal.Signals], Path]
+) -> None:
+    out = killed(signal.SIGKILL)
+    ended = hyperlearn("train", out.parent / "club", "--out", out, "--sweeps", "9")
+    assert ended.code == 0, ended.err
+    assert "going on from sweep 7" in ended.err.splitlines()
+    assert len(open_model(out / "model.zarr").history) == 9
+
+
 @pytest.mark.parametrize("options", [["--restart"], ["--seed", "2"]], ids=["restart", "other settings"])
 def test_a_training_begins_anew_if_told_or_of_something_else(
     hyperlearn: Run, killed: Callable[[signal.Signals], Path], options: list[str]

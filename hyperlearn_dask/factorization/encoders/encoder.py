@@ -209,6 +209,8 @@ def descent(
     Delta (as the code), <G, Delta>, <G, before>
         With G minus the gradient in what moves; both slopes 0 where ways are not made conjugate.
     """
+    if not block.shape[1]:  # no relation couples the modality
+        return np.zeros_like(encoder.code), 0.0, 0.0
     moving = encoder.moving
     ridges = encoder.ridges(ridge).astype(block.dtype)
     downhill = encoder.transposed(residual(system, encoder.laplacian, mu, block)) - ridges * encoder.code
@@ -287,10 +289,11 @@ def _preconditioner(encoder: Encoder, system: BlockSystem, mu: float, ridges: np
     if not encoder.moves_rows:
         return _solver_of_weights(encoder, gram, ridges)
     eps = ridges[-1, 0]
-    solve_rows = _solver_of_rows(gram, eps)
+    solve_rows = _inverse(gram, eps)
     if not encoder.spec.own:
         return solve_rows
-    solve = _solver_of_weights(encoder, eps * _mean_felt(gram, eps), ridges)
+    felt = _mean_felt(gram, eps) if gram.ndim == 3 else identity - eps * solve_rows(identity)
+    solve = _solver_of_weights(encoder, eps * felt, ridges)
     cut = len(ridges) - len(encoder.rows)
 
     def precondition(rest: Array) -> Array:
@@ -303,7 +306,7 @@ def _preconditioner(encoder: Encoder, system: BlockSystem, mu: float, ridges: np
     return precondition
 
 
-def _solver_of_rows(gram: Array, eps: float) -> Callable[[Array], Array]:
+def _inverse(gram: Array, eps: float) -> Callable[[Array], Array]:
     """R -> (H_i + eps)^-1 R_i, of H (f x f) or the H_i (n x f x f)."""
     if gram.ndim == 3:
         return solver_of_rows(gram, np.full(len(gram), eps, dtype=gram.dtype))
@@ -314,8 +317,6 @@ def _solver_of_rows(gram: Array, eps: float) -> Callable[[Array], Array]:
 
 def _mean_felt(gram: Array, eps: float) -> Array:
     """The mean of H_i (H_i + eps)^-1, of many rows that of some."""
-    if gram.ndim == 2:
-        gram = gram[None]
     some = np.ascontiguousarray(gram[:: -(-len(gram) // ENOUGH_ROWS)])
     inverse = invert_rows(some, np.full(len(some), eps, dtype=gram.dtype)).mean(axis=0)
     return np.eye(len(inverse), dtype=gram.dtype) - eps * inverse

@@ -9,6 +9,7 @@ from hyperlearn_dask.config import EncoderSpec
 from hyperlearn_dask.factorization.blocks import BlockSystem, residual
 from hyperlearn_dask.factorization.encoders import encoder as encoders
 from hyperlearn_dask.factorization.encoders.encoder import Encoder, code_rows, descent, starting_code
+from hyperlearn_dask.factorization.kernels import rows as rows_kernel
 from tests.factorization.made_up import random_laplacian
 
 N, P, F = 30, 5, 3
@@ -135,6 +136,49 @@ def test_the_solution_is_that_of_dense_least_squares_to_1e_8(case, by_row):
     np.testing.assert_allclose(found.code[moving], expected, atol=1e-8 * np.abs(expected).max())
     still = np.setdiff1d(np.arange(len(found.code)), moving)
     np.testing.assert_array_equal(found.code[still], encoder.code[still])
+
+
+def test_a_row_feels_its_curvature_through_the_weights(monkeypatch):
+    monkeypatch.setattr(encoders, "ROWS_AT_ONCE", 8)
+    encoder, system = made_up("free rows")
+    half = [1, 0.5, 0.5]  # of T_j^2 the mean
+    expected = sum(h * np.einsum("ab,nbc,dc->nad", t, system.gram, t) for h, t in zip(half, encoder.thetas))
+    np.testing.assert_allclose(encoder.seen_through(system.gram), expected, atol=1e-12)
+    np.testing.assert_allclose(encoder.seen_through(system.gram[0]), expected[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("narrow", [0, 32])
+@pytest.mark.parametrize("case", ["free", "features, shared", "features, by row"])
+def test_without_a_graph_the_preconditioner_is_the_inverse(case, narrow, monkeypatch):
+    """So one iteration solves; of own rows it is where all rows have the same system, told or not."""
+    monkeypatch.setattr(rows_kernel, "NARROW", narrow)  # columns up to which rows have inverses
+    monkeypatch.setattr(encoders, "ROWS_AT_ONCE", 8)
+    monkeypatch.setattr(encoders, "ENOUGH_ROWS", 4)
+    monkeypatch.setattr(encoders, "MOST_ITERATIONS", 1)
+    encoder, system = made_up("free rows" if case == "free" else "features and own rows")
+    spec = EncoderSpec(encoder.spec.on, 0, 0.3, own=encoder.spec.own)
+    code = np.random.default_rng(4).normal(size=(code_rows(spec, F if case == "free" else P, N), F))
+    encoder = Encoder(spec, None, encoder.features, code)
+    if case != "free":
+        shared = system.gram[0] if case == "features, shared" else np.repeat(system.gram[:1], N, axis=0)
+        system = BlockSystem(shared, system.right)
+    change, *_ = descent(encoder, system, 0.0, RIDGE, encoder.encode(), None, 1e-13)
+    found = with_code(encoder, code + change)
+    gradient = (
+        found.ridges(RIDGE) * found.code - found.transposed(residual(system, None, 0.0, found.encode()))
+    )[encoder.moving]
+    np.testing.assert_allclose(gradient, 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_modality_without_free_columns_stays(case):
+    spec, turn = CASES[case]
+    encoder, _ = made_up(case)
+    code = encoder.code[:, :0] if spec.on == "features" else encoder.code[-N:, :0]
+    nothing = Encoder(spec, encoder.laplacian, encoder.features, code, turn)
+    system = BlockSystem(np.zeros((0, 0)), np.zeros((N, 0)))
+    change, *slopes = descent(nothing, system, MU, RIDGE, nothing.encode(), None, 1e-8)
+    assert change.shape == code.shape and slopes == [0, 0]
 
 
 def test_planted_weights_are_recovered():
