@@ -1,7 +1,7 @@
 """Dask clusters by name: none, workers of this machine, its GPUs, or a scheduler elsewhere.
 
-A worker of ours declares a Dask resource for every modality it owns. Steps are pinned by resource and
-not by name or address, because only a resource is still there when a nanny has restarted its worker.
+A worker of ours declares a Dask resource for every modality it owns: training places modalities by them,
+as only a resource is still there when a nanny has restarted its worker.
 """
 
 from hyperlearn_dask.cluster.attach import CONNECT_SECONDS

@@ -182,7 +182,8 @@ class Model:
 
 def mean_row(factor: np.ndarray, informed: np.ndarray) -> np.ndarray:
     """The mean (rank,) of the informed rows of a factor, of all where none is."""
-    return (factor[informed] if informed.any() else factor).mean(axis=0)
+    mean = (factor[informed] if informed.any() else factor).mean(axis=0, dtype=np.float64)
+    return np.asarray(mean, dtype=factor.dtype)
 
 
 def known_rows(

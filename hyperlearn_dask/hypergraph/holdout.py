@@ -65,12 +65,16 @@ def relation_of(relation: Relation, tensor: SparseTensor, test: SparseTensor | N
     )
 
 
+def _untested(relation: Relation) -> Relation:
+    """A relation without its test tuples, not read yet if it was not."""
+    return Relation(relation.name, relation.modalities, relation.shape, relation.nnz, lambda: relation.tensor)
+
+
 def hold_out(hypergraph: Hypergraph, what: HoldOut) -> Hypergraph:
-    """The hypergraph without what is put aside, in memory."""
-    relations = {}
-    for name, relation in hypergraph.relations.items():
-        parts = what.parts(relation.tensor) if name == what.relation else (relation.tensor, None)
-        relations[name] = relation_of(relation, *parts)
+    """The hypergraph without what is put aside; that relation is in memory."""
+    relations = {name: _untested(relation) for name, relation in hypergraph.relations.items()}
+    own = hypergraph.relations[what.relation]
+    relations[what.relation] = relation_of(own, *what.parts(own.tensor))
     return replace(hypergraph, relations=relations, path=None)
 
 
@@ -101,12 +105,15 @@ def write_held_out(source: str | Path, path: str | Path, what: HoldOut) -> None:
 
 
 @contextlib.contextmanager
-def held_out(hypergraph: Hypergraph, what: HoldOut, client: Client | None) -> Iterator[Hypergraph]:
+def held_out(
+    hypergraph: Hypergraph, what: HoldOut, client: Client | None, *, in_memory: bool = True
+) -> Iterator[Hypergraph]:
     """The hypergraph without what is put aside, for as long as it is needed.
 
-    In memory; for a client's workers a store beside the hypergraph's, written by one of them.
+    In memory; where it shall not be, a store beside the hypergraph's, and one that a worker writes for a
+    client's.
     """
-    if client is None:
+    if client is None and in_memory:
         yield hold_out(hypergraph, what)
         return
     from hyperlearn_dask.hypergraph.store import open_hypergraph
@@ -115,7 +122,10 @@ def held_out(hypergraph: Hypergraph, what: HoldOut, client: Client | None) -> It
     if hypergraph.path is None:
         raise InputError("a hypergraph in memory cannot train on a cluster; save it first")
     path = hypergraph.path.resolve().with_name(f"{hypergraph.path.stem}.rest.zarr")
-    client.submit(write_held_out, hypergraph.path.resolve(), path, what, pure=False).result()
+    if client is None:
+        write_held_out(hypergraph.path, path, what)
+    else:
+        client.submit(write_held_out, hypergraph.path.resolve(), path, what, pure=False).result()
     try:
         yield open_hypergraph(path)
     finally:

@@ -120,10 +120,10 @@ def save_hypergraph(hypergraph: Hypergraph, path: str | Path) -> None:
 
 
 def read_relation(
-    path: str | Path, name: str, start: int | None = None, stop: int | None = None
+    path: str | Path, name: str, start: int | None = None, stop: int | None = None, digest: str | None = None
 ) -> SparseTensor:
-    """A relation's tensor, or its entries from ``start`` to ``stop``."""
-    return _read_tensor(_unit(path, f"relations/{name}"), start, stop)
+    """A relation's tensor, or its entries from ``start`` to ``stop``; only if it has the digest."""
+    return _read_tensor(_unit(path, f"relations/{name}", digest), start, stop)
 
 
 def open_relation(path: str | Path, name: str) -> Relation:
@@ -143,9 +143,9 @@ def read_indptr(path: str | Path, name: str) -> np.ndarray:
     return read_array(_unit(path, f"relations/{name}"), "indptr")
 
 
-def read_graph(path: str | Path, modality: str) -> Graph:
-    """A modality's graph."""
-    return _read_graph(_unit(path, f"graphs/{modality}"), modality)
+def read_graph(path: str | Path, modality: str, digest: str | None = None) -> Graph:
+    """A modality's graph; only if it has the digest."""
+    return _read_graph(_unit(path, f"graphs/{modality}", digest), modality)
 
 
 def read_modality(path: str | Path, name: str) -> Modality:

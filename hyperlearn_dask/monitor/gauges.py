@@ -18,9 +18,11 @@ _BYTES = Counter(
 
 
 def count_step(name: str, seconds: float, received: int) -> None:
-    """Count a step of this worker."""
-    _SECONDS.labels(name).inc(seconds)
-    _BYTES.labels(name).inc(received)
+    """Count a step of this worker; those named after their sweep as one."""
+    kind, _, number = name.partition("-")
+    label = kind if number.isdecimal() else name
+    _SECONDS.labels(label).inc(seconds)
+    _BYTES.labels(label).inc(received)
 
 
 Value = Callable[[Training], float | None]

@@ -38,12 +38,18 @@ def sample_posterior(
     And the problem, with the mean over those of each variance that was drawn for a relation's own; and, by
     relation and modality, the mean of 1 / w of entities that differ in their noise.
     """
-    kept: dict[str, list[np.ndarray]] = {m: [] for m in problem.sizes}
+    thin = -(-training.draws // KEPT_DRAWS)
+    # Draws x entities x rank, of which a state has those that are there already.
+    kept = {
+        m: np.empty((training.draws // thin, n, problem.rank), np.float32) for m, n in problem.sizes.items()
+    }
+    have = 0
     for m, below_each_other in state.kept.items():
-        kept[m] += [*below_each_other.reshape(-1, problem.sizes[m], problem.rank)]
+        before = below_each_other.reshape(-1, problem.sizes[m], problem.rank)
+        have = len(before)
+        kept[m][:have] = before
     noise = {name: variances.tolist() for name, variances in state.noise.items()}
     inverse = {key: sums.copy() for key, sums in state.inverse.items()}
-    thin = -(-training.draws // KEPT_DRAWS)
     point = point_at(problem, executor, held(executor, state.drawn or state.factors))
     codes = held(executor, state.drawn_codes or state.codes)
     point = dataclasses.replace(point, encoded=go_on(codes, features, 0))
@@ -76,7 +82,8 @@ def sample_posterior(
                 inverse[key] = inverse.get(key, 0.0) + 1 / w
         if number > 0 and number % thin == 0:
             for m, factor in executor.gather(draw.point.factors).items():
-                kept[m].append(factor.astype(np.float32))
+                kept[m][have] = factor
+            have += 1
         if number >= training.draws:
             means = {name: float(np.mean(all_[training.burn_in :])) for name, all_ in noise.items()}
             relative = {
@@ -84,10 +91,11 @@ def sample_posterior(
                 for name, term in problem.terms.items()
                 if term.noise
             }
-            drawn = {m: np.stack(factors) for m, factors in kept.items()}
-            return drawn, with_noise(problem, means), relative
-        safe.offer(partial(_state, executor, state, draw, kept, noise, inverse))
-        executor.check()
+            return kept, with_noise(problem, means), relative
+        so_far = {m: drawn[:have].reshape(-1, problem.rank) for m, drawn in kept.items()} if have else {}
+        take = partial(_state, executor, state, draw, so_far, noise, inverse)
+        safe.offer(take)
+        safe.check(executor, take)
     raise AssertionError("draws come without end")
 
 
@@ -95,7 +103,7 @@ def _state(
     executor: Executor,
     optimum: State,
     draw: Draw,
-    kept: Mapping[str, list[np.ndarray]],
+    kept: Mapping[str, np.ndarray],
     noise: Mapping[str, list[float]],
     inverse: Mapping[str, np.ndarray],
 ) -> State:
@@ -105,7 +113,7 @@ def _state(
         draw=draw.report.sweep,
         drawn=factors,
         drawn_codes=codes,
-        kept={m: np.concatenate(matrices) for m, matrices in kept.items() if matrices},
+        kept=kept,
         noise={name: np.array(variances) for name, variances in noise.items()},
         weights=_flat(weights),
         inverse=dict(inverse),

@@ -20,6 +20,7 @@ import numpy as np
 from hyperlearn_dask.backend import Array, Device, array_module, each_array, to_device, to_host
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.grams import moved
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.factorization.streamed import StreamedShard
 from hyperlearn_dask.hypergraph.coordinates import narrowest
@@ -288,6 +289,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         self._shards.clear()
+        arrays.forget()
 
     def _shard(self, place: ShardPlace, streams: Mapping[str, Sequence[ShardPlace]]) -> Shard:
         """What is held of a place. Contexts without the sort mode run across all shards: they are held."""

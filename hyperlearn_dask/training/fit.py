@@ -165,7 +165,12 @@ def fit(
         if on_sweep is not None:
             on_sweep(report)
 
-    with contextlib.nullcontext(hypergraph) if apart else _put_aside(hypergraph, training, client) as rest:
+    aside = (
+        contextlib.nullcontext(hypergraph)
+        if apart
+        else _put_aside(hypergraph, training, client, memory_limit)
+    )
+    with aside as rest:
         executor = _executor(
             rest, problem, training.dtype, client, device, placement, on_placement, memory_limit, tell
         )
@@ -189,7 +194,9 @@ def fit(
 
 
 @contextlib.contextmanager
-def _put_aside(hypergraph: Hypergraph, training: TrainingSpec, client: Client | None) -> Iterator[Hypergraph]:
+def _put_aside(
+    hypergraph: Hypergraph, training: TrainingSpec, client: Client | None, memory_limit: int | None
+) -> Iterator[Hypergraph]:
     """The hypergraph without what validation is on, which is the relation's test tuples there."""
     name, known = training.validation, hypergraph.relations
     if name is None:
@@ -199,7 +206,9 @@ def _put_aside(hypergraph: Hypergraph, training: TrainingSpec, client: Client | 
         raise InputError(
             f"no relation '{name}' (expected one of {', '.join(known)})", key="training.validation"
         )
-    with held_out(hypergraph, HoldOut(name, training.held_out, training.seed), client) as rest:
+    what = HoldOut(name, training.held_out, training.seed)
+    fits = client is None and not streams(hypergraph, training.dtype, memory_limit)
+    with held_out(hypergraph, what, client, in_memory=fits) as rest:
         yield rest
 
 
@@ -351,8 +360,10 @@ def _optimise(
             on_sweep(report)
         if _ended(history, training):
             return State(tuple(history), *_values(executor, best), done=True)
-        safe.offer(partial(_state, executor, history, point, course, best))
-        executor.check()
+        take = partial(_state, executor, history, point, course, best)
+        safe.offer(take)
+        safe.check(executor, take)
+        del take
         del point, course  # the next sweep needs the memory
     raise AssertionError("sweeps come without end")
 

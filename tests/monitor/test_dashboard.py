@@ -147,7 +147,8 @@ def test_prometheus_reads_gauges_of_training_and_counters_of_steps(running):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
             served = answer.read().decode()
         steps |= set(re.findall(r'^hyperlearn_step_seconds_total\{step="(.*)"\} ', served, re.M))
-    assert {"solve-a", "solve-b", "solve-c", "mttkrp-made-0", "mttkrp-made-1"} <= steps
+    assert {"solve-a", "solve-b", "solve-c", "mttkrp-made-0", "mttkrp-made-1", "step"} <= steps
+    assert not any(re.fullmatch(r"step-\d+", name) for name in steps), "one series, not one for every sweep"
 
 
 @pytest.mark.skipif(chromium.BINARY is None, reason="there is no Chromium to look at the page with")

@@ -42,6 +42,21 @@ def test_a_streamed_training_is_the_one_in_memory(stored, schedule):
     )
 
 
+def test_with_validation_too(stored):
+    said: list[str] = []
+    held, streamed = open_hypergraph(stored), open_hypergraph(stored)
+    problem, training = two_relations_problem(held, sweeps=6, validation="rated")
+    expected = fit(held, problem, training)
+    found = fit(streamed, problem, training, memory_limit=3000, tell=said.append)
+    assert any("streaming relation 'made'" in line for line in said)
+    for m, factor in expected.factors.items():
+        np.testing.assert_allclose(found.factors[m], factor, rtol=1e-7, atol=1e-9)
+    assert [row["validation"] for row in found.history] == pytest.approx(
+        [row["validation"] for row in expected.history]
+    )
+    assert not list(stored.parent.glob("*rest*"))
+
+
 @pytest.mark.parametrize("target", ["a", "c"])
 def test_contexts_are_streamed_too(stored, target):
     # "a" is what entries are sorted by: contexts without it run across all shards

@@ -84,9 +84,7 @@ def mttkrp(tensor: SparseTensor, matrices: Matrices, modes: tuple[int, ...]) -> 
             column,
             count,
         )
-    for m, own in zip(wanted, owns):
-        _add_up(tensor.shape[m], own)
-    found = {m: own[0] for m, own in zip(wanted, owns)}
+    found = {m: _added_up(own) for m, own in zip(wanted, owns)}
     if out is not None:
         for row, edge in zip(rows[1:-1], edges[1:]):
             if row > 0:
@@ -267,13 +265,23 @@ def _row_bounds(starts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], inner, [len(starts) - 1]]).astype(np.int64)
 
 
+def _added_up(private: np.ndarray) -> np.ndarray:
+    """The sum over threads, on memory of its own: a view would hold that of all threads."""
+    if len(private) == 1:
+        return private[0]
+    found = arrays.empty(private.shape[1:], private.dtype)
+    _add_up(len(found), private, found)
+    return found
+
+
 @in_runs()
-def _add_up(begin, end, private):  # type: ignore[no-untyped-def]
-    """private[0] becomes the sum of all."""
+def _add_up(begin, end, private, found):  # type: ignore[no-untyped-def]
     for i in range(begin, end):
-        for thread in range(1, private.shape[0]):
-            for r in range(private.shape[2]):
-                private[0, i, r] += private[thread, i, r]
+        for r in range(found.shape[1]):
+            found[i, r] = private[0, i, r] + private[1, i, r]
+        for thread in range(2, private.shape[0]):
+            for r in range(found.shape[1]):
+                found[i, r] += private[thread, i, r]
 
 
 @in_runs(FLAGS)

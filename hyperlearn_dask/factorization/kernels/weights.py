@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 
-@numba.njit(cache=True, fastmath={"contract", "reassoc", "nsz"})
+@numba.njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "nsz"})
 def draw_weights(starts, rows, values, bent, grams, rest, weights, ridges, stiffness, white):  # type: ignore[no-untyped-def]
     """Draw every row of Theta from its conditional, given those before it; of A~ = D Theta + ....
 

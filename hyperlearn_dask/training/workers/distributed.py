@@ -31,7 +31,7 @@ from typing import Any, Literal
 from weakref import finalize
 
 import numpy as np
-from distributed import Client, Scheduler
+from distributed import Client, Scheduler, fire_and_forget
 from distributed.client import ClosedClientError
 
 from hyperlearn_dask.backend import Array, Device, free_memory
@@ -78,6 +78,7 @@ from hyperlearn_dask.training.workers.on_worker import (
     forget,
     greet,
     has_large,
+    keep_only,
     read_laplacian,
     read_shard,
     receipt_of,
@@ -136,7 +137,6 @@ class DaskExecutor:
         self.seconds: dict[str, float] = defaultdict(float)
         self.received: dict[str, int] = defaultdict(int)
         self._topic = f"hyperlearn-{client.id}-{self._run.number}"
-        client.subscribe_topic(self._topic, self._on_event)
         workers = self._watch.workers()
         # The cuts stay as they are, whatever becomes of the workers: sums do not change with them.
         self._problem, self._spec = problem, placement or PlacementSpec()
@@ -146,6 +146,7 @@ class DaskExecutor:
         self.places = make_shards(problem, self._counts, indptrs, self._spec, len(workers))
         self._splits = split_rows(problem, self._counts, self.places, self._spec)
         self.placement = self._place(workers, strict=True)
+        client.subscribe_topic(self._topic, self._on_event)
         with contextlib.suppress(ImportError):  # a scheduler without our package cannot tell
             self._everywhere(greet, self._watch.at_scheduler(_clients), seconds=GOODBYE_SECONDS)
 
@@ -154,14 +155,10 @@ class DaskExecutor:
     def at_modality(self, name: str, modality: str, step: Callable[..., Any], *args: Any) -> Handle:
         if step in BY_ROWS and modality in self.placement.parts:
             return self._by_rows(name, modality, step, args, BY_ROWS[step])
-        digest = self._digests[f"graphs/{modality}"] if modality in self._graphs else None
-        return self._submit(name, self.placement.owners[modality], self._load(modality, digest), step, args)
+        return self._submit(name, self.placement.owners[modality], self._graph(modality), step, args)
 
     def at_shard(self, name: str, place: ShardPlace, step: Callable[..., Any], *args: Any) -> Handle:
-        offset = self._setting.offsets[place.relation]
-        digest = self._digests[f"relations/{place.relation}"]
-        load = (read_shard, self._path, place.data, digest, offset, self._setting.dtype, self.device)
-        handle = self._submit(name, self.placement.holders[place], load, step, args)
+        handle = self._submit(name, self.placement.holders[place], self._shard(place), step, args)
         handle.result.place = place
         return handle
 
@@ -272,6 +269,13 @@ class DaskExecutor:
         self._garbage.clear()
         self._outbox.clear()
         self.placement = self._place(self._watch.wait_for_workers(len(self.placement.workers)))
+        for address in self.placement.workers:
+            loads = [
+                self._shard(place) for place, holder in self.placement.holders.items() if holder == address
+            ]
+            loads += [self._graph(m) for m, owner in self.placement.owners.items() if owner == address]
+            word = self._client.submit(keep_only, self._run, loads, workers=[address], pure=False)
+            fire_and_forget(word)
 
     def sites(self) -> list[Site]:
         """What each worker's GPU has free, and what shall be there."""
@@ -297,7 +301,7 @@ class DaskExecutor:
         self._outbox.clear()
         if not self._watch.scheduler_lost:
             self._client.unsubscribe_topic(self._topic)
-            self._everywhere(forget, self._run, seconds=GOODBYE_SECONDS)
+            self._everywhere(forget, self._run, seconds=GOODBYE_SECONDS, surely=True)
 
     def _place(self, workers: dict[str, dict[str, float]], *, strict: bool = False) -> Placement:
         self._checked = time.monotonic()
@@ -328,12 +332,16 @@ class DaskExecutor:
         bring = partial(self._client.gather, asked, direct=True)
         return dict(zip(addresses, self._watch.result(bring, addresses)))
 
-    def _everywhere(self, function: Callable[..., Any], *args: Any, seconds: float) -> None:
-        """Run a function on every worker, without trust in any."""
+    def _everywhere(
+        self, function: Callable[..., Any], *args: Any, seconds: float, surely: bool = False
+    ) -> None:
+        """Run a function on every worker, without trust in any; ``surely``: on those that are late too."""
         futures = [
             self._client.submit(function, *args, workers=[address], pure=False)
             for address in self.placement.workers
         ]
+        if surely:
+            fire_and_forget(futures)
         deadline = time.monotonic() + seconds
         for future in futures:
             try:
@@ -342,6 +350,15 @@ class DaskExecutor:
                 continue
 
     # Tasks.
+
+    def _shard(self, place: ShardPlace) -> tuple[Any, ...]:
+        """What a shard is read by."""
+        offset, digest = self._setting.offsets[place.relation], self._digests[f"relations/{place.relation}"]
+        return read_shard, self._path, place.data, digest, offset, self._setting.dtype, self.device
+
+    def _graph(self, modality: str) -> tuple[Any, ...]:
+        """What a modality's Laplacian is read by, if it has one."""
+        return self._load(modality, self._digests[f"graphs/{modality}"] if modality in self._graphs else None)
 
     def _load(self, modality: str, digest: str | None) -> tuple[Any, ...]:
         return read_laplacian, self._path, modality, digest, self._setting.dtype, self.device

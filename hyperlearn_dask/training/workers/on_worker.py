@@ -32,6 +32,7 @@ from hyperlearn_dask.backend import (
 )
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization import kernels
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.shards import Shard, on_device
 from hyperlearn_dask.hypergraph.store import read_graph, read_relation
 from hyperlearn_dask.monitor.gauges import count_step
@@ -292,12 +293,22 @@ def greet(clients: Collection[str]) -> None:
     desk.over = {training for training in desk.over if training[0] in clients}
 
 
+def keep_only(run: Run, loads: Collection[tuple[Any, ...]]) -> None:
+    """Free the data of a training that others have now; ``loads``: what this worker's is read by."""
+    desk = desk_of(get_worker())
+    wanted = {(load[0], load[1:]) for load in loads}
+    with desk.busy:
+        memory = _memory(desk, run)
+        memory.data = {key: data for key, data in memory.data.items() if key in wanted}
+
+
 def forget(run: Run) -> None:
     """Free what is kept for a training."""
     desk = desk_of(get_worker())
     with desk.busy:
         desk.over.add((run.client, run.number))
         desk.memories.pop((run.client, run.number), None)
+    arrays.forget()
 
 
 def _memory(desk: _Desk, run: Run) -> Memory:
@@ -383,13 +394,13 @@ def size_of(value: Any) -> int:
 
 
 def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str, device: Device) -> Shard:
-    """The shard as the store with this digest has it."""
-    shard = place.cut(read_relation(path, place.relation, place.start, place.stop), offset, dtype)
+    """The shard, as long as the store has the relation with this digest."""
+    shard = place.cut(read_relation(path, place.relation, place.start, place.stop, digest), offset, dtype)
     return on_device(shard, device)
 
 
 def read_laplacian(path: str, modality: str, digest: str | None, dtype: str, device: Device) -> Array | None:
-    """The Laplacian as the store with this digest has it, None where there is none."""
+    """The Laplacian, as long as the store has it with this digest; None where there is none."""
     if digest is None:
         return None
-    return to_device(laplacian_as(read_graph(path, modality).laplacian, dtype), device)
+    return to_device(laplacian_as(read_graph(path, modality, digest).laplacian, dtype), device)

@@ -67,6 +67,14 @@ class SafePoints:
         if self._checkpoints is not None:
             self._tell_of(self._checkpoints.offer(lambda: take() if fresh is None else fresh))
 
+    def check(self, executor: Executor, take: Callable[[], State]) -> None:
+        """Have an executor look for workers that have come; for them no sweep is lost that was made."""
+        try:
+            executor.check()
+        except Joined:
+            self.state = take()
+            raise
+
     def write(self) -> None:
         """Write the last safe point, as there may be no other."""
         if self._checkpoints is not None and self.state is not None and not self.state.done:

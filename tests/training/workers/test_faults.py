@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hyperlearn_dask.cluster import open_scheduler
+from hyperlearn_dask.config import PlacementSpec
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.training.checkpoint import Checkpoints
 from hyperlearn_dask.training.executor import Lost, SchedulerLost
@@ -123,12 +124,23 @@ def test_a_hanging_worker_is_noticed_and_replaced(stored, cluster, monkeypatch):
 
 def test_workers_that_join_are_used(stored, processes, monkeypatch):
     monkeypatch.setattr("hyperlearn_dask.training.workers.distributed.CHECK_SECONDS", 0.0)
+    # Safe points are rare; that workers come costs none of the sweeps since the last.
+    monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.CHEAP_SECONDS", 0.0)
+    monkeypatch.setattr("hyperlearn_dask.training.workers.recovery.SHARE", 1e-6)
     problem, training = two_relations_problem(stored, sweeps=SWEEPS)
     told, address = [], processes.scheduler()
     processes.worker(address)
-    on_sweep, seen = at_sweep({5: lambda: processes.worker(address)})
+    data = {}
     with open_scheduler(address, list(SIZES)) as client:
-        got = fit(stored, problem, training, client=client, on_sweep=on_sweep, tell=told.append)
+        looks = {sweep: lambda sweep=sweep: data.update({sweep: client.run(_data)}) for sweep in (4, 9)}
+        on_sweep, seen = at_sweep({5: lambda: processes.worker(address), **looks})
+        spec = PlacementSpec("shards", 2)
+        got = fit(
+            stored, problem, training, client=client, on_sweep=on_sweep, tell=told.append, placement=spec
+        )
+    # Whoever was there has fewer shards now, and keeps no others.
+    assert sum(map(sum, data[9].values())) == sum(map(sum, data[4].values()))
+    assert [shards for shards in data[9].values() if not shards] == []
     assert told == ["1 worker has joined; going on from sweep 5"]
     assert seen == list(range(1, SWEEPS + 1))
     assert_same_factors(got, fit(two_relations(), problem, training))
@@ -174,6 +186,14 @@ def _memories(dask_worker):
     from hyperlearn_dask.training.workers.on_worker import _desks
 
     return len(_desks[dask_worker].memories)
+
+
+def _data(dask_worker):
+    """The sizes of the shards that a worker has."""
+    from hyperlearn_dask.training.workers.on_worker import _desks
+
+    [memory] = _desks[dask_worker].memories.values()
+    return [data.tensor.nnz for data in memory.data.values() if hasattr(data, "tensor")]
 
 
 def _results(dask_worker):
