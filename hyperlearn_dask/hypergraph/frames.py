@@ -16,7 +16,7 @@ from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.config.specs import Unseen
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
-from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
+from hyperlearn_dask.hypergraph.laplacian import adjacency_of, laplacian_graph
 from hyperlearn_dask.hypergraph.reading import cells
 from hyperlearn_dask.hypergraph.reading.blocks import Rows
 from hyperlearn_dask.hypergraph.reading.hyperedges import (
@@ -100,10 +100,12 @@ class _Relation:
         self.name = name
         if not isinstance(given, tuple | list) or len(given) not in (2, 3):
             raise InputError("expected (frame, columns) or (frame, columns, value)", key=f"relation '{name}'")
-        frame, columns, self.value = (*given, None)[:3]
+        frame, columns, value = (*given, None)[:3]
         if isinstance(columns, str) or not isinstance(columns, Mapping | Sequence):
             raise InputError("expected the columns as a list, or by modality", key=f"relation '{name}'")
-        by_modality = columns if isinstance(columns, Mapping) else {column: column for column in columns}
+        pairs = columns.items() if isinstance(columns, Mapping) else ((column, column) for column in columns)
+        by_modality = {str(modality): str(column) for modality, column in pairs}
+        self.value = _named(value)
         if len(by_modality) < 2:
             raise InputError(
                 f"a relation joins at least two modalities, got {len(by_modality)}", key=f"relation '{name}'"
@@ -150,7 +152,8 @@ class _Edges:
                 "expected a SciPy sparse matrix, (frame, source, target) or (frame, source, target, weight)",
                 key=f"graph of '{modality}'",
             )
-        frame, self.source, self.target, self.weight = (*given, None)[:4]
+        frame, source, target, weight = (*given, None)[:4]
+        self.source, self.target, self.weight = str(source), str(target), _named(weight)
         needed = [self.source, self.target] + ([self.weight] if self.weight else [])
         self.batches = list(_batches(frame, needed, f"graph of '{modality}'"))
 
@@ -163,9 +166,16 @@ class _Edges:
         columns = {"source": ColumnSpec(self.source), "target": ColumnSpec(self.target)}
         chunks = [make_chunk(batch, columns, self.weight) for batch in self.batches]
         coded = code(chunks, {end: look_up(chunks, end, vocabulary, what=self.modality) for end in columns})
-        size = len(vocabulary)
-        adjacency = sp.coo_array((coded.values, coded.coords), shape=(size, size)).tocsr()
+        if coded.values.min(initial=0) < 0:
+            raise InputError("expected weights of 0 or more", key=f"graph of '{self.modality}'")
+        source, target = coded.coords
+        adjacency = adjacency_of(source, target, coded.values, len(vocabulary))
         return laplacian_graph(self.modality, adjacency)
+
+
+def _named(column: Any) -> str | None:
+    """The name of a column, if one was given: a frame without a header has numbers."""
+    return None if column is None else str(column)
 
 
 def _given_modality(name: str, given: Any) -> Modality:
@@ -178,6 +188,7 @@ def _modality_batches(name: str, given: Any) -> tuple[list[Batch], str, str | No
     source = f"modality '{name}'"
     if isinstance(given, tuple) and len(given) in (2, 3) and not isinstance(given[0], str | int):
         frame, id_column, label_column = (*given, None)[:3]
+        id_column, label_column = str(id_column), _named(label_column)
         needed = [id_column] + ([label_column] if label_column else [])
         return list(_batches(frame, needed, source)), id_column, label_column
     return list(_batches({"id": given}, ["id"], source)), "id", None
@@ -239,21 +250,24 @@ def _batches(frame: Frame, columns: Sequence[str], source: str) -> Iterator[Batc
 
 
 def _table(frame: Frame, columns: Sequence[str], source: str) -> pa.Table:
+    if isinstance(frame, pa.RecordBatch):
+        frame = pa.Table.from_batches([frame])
     if isinstance(frame, Mapping | pa.Table):
-        names = list(frame) if isinstance(frame, Mapping) else frame.column_names
+        own = list(frame) if isinstance(frame, Mapping) else frame.column_names
     elif hasattr(frame, "columns"):
-        names = [str(name) for name in frame.columns]
+        own = list(frame.columns)
     elif hasattr(frame, "__arrow_c_stream__"):
         frame = pa.table(frame)
-        names = frame.column_names
+        own = frame.column_names
     else:
         raise InputError(
             f"expected a data frame or a dict of columns, got {type(frame).__name__}", file=source
         )
+    names = {str(name): name for name in own}
     for column in columns:
         if column not in names:
-            raise InputError(unknown("no such column", str(column), names), file=source, column=str(column))
-    arrays = {column: _array(frame[column], source, column) for column in dict.fromkeys(columns)}
+            raise InputError(unknown("no such column", column, names), file=source, column=column)
+    arrays = {column: _array(frame[names[column]], source, column) for column in dict.fromkeys(columns)}
     if len({len(array) for array in arrays.values()}) > 1:
         sizes = ", ".join(f"{column} {len(array)}" for column, array in arrays.items())
         raise InputError(f"its columns have different lengths ({sizes})", file=source)
@@ -268,6 +282,10 @@ def _array(values: Any, source: str, column: str) -> pa.Array | pa.ChunkedArray:
         values = values.tolist()
     try:
         return pa.array(values, from_pandas=True)
+    except OverflowError:
+        raise InputError(
+            "expected whole numbers of at most 64 bits; make them texts", file=source, column=column
+        ) from None
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, TypeError, ValueError) as error:
         raise InputError(
             f"expected values of one kind, got a mixture ({error})", file=source, column=column

@@ -21,7 +21,7 @@ from hyperlearn_dask.config import Dataset, EncoderSpec, GraphSpec, ModalitySpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.features import read_features
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
+from hyperlearn_dask.hypergraph.laplacian import adjacency_of, laplacian_graph
 from hyperlearn_dask.hypergraph.neighbors import neighbour_graph
 from hyperlearn_dask.hypergraph.reading import cells
 from hyperlearn_dask.hypergraph.reading.entities import Entities
@@ -249,16 +249,7 @@ def read_edges(spec: GraphSpec, entities: Entities) -> tuple[sp.csr_array, int]:
         parts.append((*ends, weights))
     source, target, weights = (np.concatenate(column) for column in zip(*parts))
 
-    n = len(entities)
-    # One number per unordered pair of entities; n^2 fits in 64 bits for 3 billion of them.
-    pair = np.minimum(source, target) * n + np.maximum(source, target)
-    order = np.argsort(pair, kind="stable")
-    first = np.flatnonzero(np.diff(pair[order], prepend=-1))
-    largest = np.maximum.reduceat(weights[order], first)
-    one, other = np.divmod(pair[order][first], n)
-    loop = one == other
-    ends_of = (one[~loop], other[~loop])
-    return sp.csr_array((largest[~loop], ends_of), shape=(n, n)), int((source == target).sum())
+    return adjacency_of(source, target, weights, len(entities)), int((source == target).sum())
 
 
 def _reported(modality: str, adjacency: sp.csr_array, origin: str, notes: Sequence[str]) -> tuple[Graph, str]:

@@ -10,6 +10,20 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.tensor import Graph
 
 
+def adjacency_of(source: np.ndarray, target: np.ndarray, weights: np.ndarray, n: int) -> sp.csr_array:
+    """The edges between n entities, of each pair (in either direction) the largest weight; without loops."""
+    if not len(source):
+        return sp.csr_array((n, n))
+    # One number per unordered pair of entities; n^2 fits in 64 bits for 3 billion of them.
+    pair = np.minimum(source, target).astype(np.int64) * n + np.maximum(source, target)
+    order = np.argsort(pair, kind="stable")
+    first = np.flatnonzero(np.diff(pair[order], prepend=-1))
+    largest = np.maximum.reduceat(weights[order], first)
+    one, other = np.divmod(pair[order][first], n)
+    loop = one == other
+    return sp.csr_array((largest[~loop], (one[~loop], other[~loop])), shape=(n, n))
+
+
 def laplacian_graph(modality: str, adjacency: sp.csr_array) -> Graph:
     """The graph of a modality, with L = I - D^-1/2 W D^-1/2.
 

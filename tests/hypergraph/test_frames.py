@@ -74,6 +74,31 @@ def test_graphs_of_edges_and_of_a_matrix():
     assert found.graphs["subject"].isolated == 1
 
 
+def test_of_edges_named_twice_the_largest_weight_counts_as_in_ingest():
+    edges = {"from": ["Monet", "Monet", "Sisley"], "to": ["Sisley", "Sisley", "Monet"], "w": [1.0, 3.0, 2.0]}
+    more = {"from": ["Monet"], "to": ["Degas"], "w": [3.0]}
+    both = {name: edges[name] + more[name] for name in edges}
+    found = Hypergraph.from_frames(
+        {"shows": (SHOWS, COLUMNS)}, graphs={"artist": (both, "from", "to", "w")}
+    ).graphs["artist"]
+    # Two edges of the same weight: each is 1 / sqrt(2) of what Monet has.
+    assert found.edges == 2
+    np.testing.assert_allclose(found.laplacian.toarray()[1], [-(2**-0.5), 1, -(2**-0.5)])
+
+
+@pytest.mark.parametrize("frame", ["pandas", "batch"])
+def test_frames_without_a_header_and_record_batches(frame):
+    columns = {"user": 0, "item": 1}
+    if frame == "pandas":
+        table = pytest.importorskip("pandas").DataFrame([[3, "a", 2.5], [1, "b", 1.0]])
+        relation = (table, columns, 2)
+    else:
+        table = pa.record_batch({"0": [3, 1], "1": ["a", "b"], "2": [2.5, 1.0]})
+        relation = (table, columns, "2")
+    found = Hypergraph.from_frames({"rated": relation})
+    assert entries(found.relations["rated"].tensor) == [(0, 1, 1.0), (1, 0, 2.5)]
+
+
 def test_it_can_be_saved(tmp_path):
     found = Hypergraph.from_frames({"shows": (SHOWS, COLUMNS)}, tests={"shows": SHOWS})
     save_hypergraph(found, tmp_path / "a.zarr")

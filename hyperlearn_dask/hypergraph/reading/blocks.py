@@ -146,6 +146,34 @@ def _quoted(delimiter: str) -> re.Pattern[bytes]:
     return re.compile(rb'"(?<![^\r\n%b]")(?:[^"]++|"")*+(?:"|\Z)' % re.escape(delimiter).encode())
 
 
+def check_quotes(block: Block, table: TableSpec) -> None:
+    """Refuse a value that begins with a quote and goes on after the quote is closed.
+
+    Such a quote is part of the text, and what follows up to the next one, rows and all, no value.
+    """
+    if table.format not in QUOTED or b'"' not in block.data:
+        return
+    match = _well_quoted(DELIMITERS[table.format]).match(block.data)
+    assert match is not None, "nothing is well quoted"
+    if match.end() < len(block.data):
+        before = block.data[: match.end()]
+        raise InputError(
+            "a value begins with a quote and goes on after the quote is closed; "
+            'where the quote is text, write """so"" to speak"',
+            file=table.path,
+            row=block.row + _count_records(before, _spans(before, table)),
+        )
+
+
+@cache
+def _well_quoted(delimiter: str) -> re.Pattern[bytes]:
+    """All up to a value that is not: no quotes, quotes within a value, and values in quotes."""
+    return re.compile(
+        rb'(?:[^"]++|"(?<=[^\r\n%b]")|"(?:[^"]++|"")*+"(?=[\r\n%b]|\Z))*+'
+        % ((re.escape(delimiter).encode(),) * 2)
+    )
+
+
 def decode(data: bytes, table: TableSpec, row: int) -> str:
     try:
         text = data.decode("utf-8")

@@ -46,7 +46,12 @@ def parse_json(block: Block, table: TableSpec, needed: Sequence[str]) -> tuple[d
             if isinstance(cell, InputError):
                 raise InputError(cell.problem, file=table.path, row=rows[position], column=name)
             cells.append(cell)
-        columns[name] = _array(cells)
+        try:
+            columns[name] = _array(cells)
+        except UnicodeEncodeError:
+            bad = next(position for position, cell in enumerate(cells) if not _is_unicode(cell))
+            problem = "expected Unicode text, got half of a character (a lone surrogate)"
+            raise InputError(problem, file=table.path, row=rows[bad], column=name) from None
     return columns, rows
 
 
@@ -77,10 +82,20 @@ def _text(value: Any) -> str | list[str | None] | InputError | None:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
+        if value != value:  # NaN, as pandas writes what is missing
+            return None
         return str(int(value)) if value.is_integer() else repr(value)
     if isinstance(value, list) and not any(isinstance(item, list | dict) for item in value):
         return [text if isinstance(text := _text(item), str) else None for item in value]
     return InputError("expected a text, a number or a list of them, got something nested")
+
+
+def _is_unicode(cell: Any) -> bool:
+    try:
+        _array([cell])
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _array(cells: list[Any]) -> pa.Array:

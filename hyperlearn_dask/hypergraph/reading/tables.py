@@ -25,6 +25,7 @@ from hyperlearn_dask.hypergraph.reading.blocks import (
     Block,
     Rows,
     blank_lines,
+    check_quotes,
     cut,
     decode,
     first_record,
@@ -199,6 +200,7 @@ def _parse_text(block: Block, part: Part) -> tuple[dict[str, pa.Array], Rows]:
         data = _tidy(data)
     if not data or data.isspace():  # of a .tns file, nothing but comments
         return {name: pa.array([], pa.binary()) for name in part.needed}, Rows(block.row)
+    check_quotes(block, table)
     ragged: list[Any] = []
 
     def note(row: Any) -> str:

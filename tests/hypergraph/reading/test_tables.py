@@ -209,6 +209,8 @@ WRONG = {
     "short row": ("t.csv", f"id,x\n{LONG}a\n", 52, "expected 2 values, got 1"),
     "long row": ("t.csv", f"id,x\n{LONG}\na,1,2\n", 53, "expected 2 values, got 3"),
     "open quote": ("t.csv", f'id,x\n{LONG}"a,1\nb,2\n', 52, "a quote opens here that is never closed"),
+    "text in quotes": ("t.csv", f'id,x\n{LONG}"a" b,1\n', 52, "a value begins with a quote and goes on"),
+    "quotes of text": ("t.tsv", 'id\tx\nb\t6"\n"a\t1\nb\t2\n"c" d\t3\n', 3, "a value begins with a quote"),
     "latin-1": (
         "t.csv",
         f"id,x\n{LONG}".encode() + b"caf\xe9,1\n",
@@ -228,11 +230,13 @@ WRONG = {
         "column 'id': expected a text, a number",
     ),
     "json without id": ("t.jsonl", '{"id": 1, "x": 1}\n{"x": 1}\n', 2, "column 'id': is empty"),
-    "json nan": (
+    "json nan": ("t.jsonl", '{"id": 1, "x": 1}\n{"id": 1, "x": NaN}\n', 2, "column 'x': is empty"),
+    "json nan for an id": ("t.jsonl", '{"id": 1, "x": 1}\n{"id": NaN, "x": 1}\n', 2, "column 'id': is empty"),
+    "half a character": (
         "t.jsonl",
-        '{"id": 1, "x": 1}\n{"id": 1, "x": NaN}\n',
+        '{"id": 1, "x": 1}\n{"id": "\\ud83d", "x": 1}\n',
         2,
-        "column 'x': expected a finite number",
+        "column 'id': expected Unicode text",
     ),
     "json true": ("t.jsonl", '{"id": 1, "x": true}\n', 1, "column 'x': expected a number, got 'true'"),
     "tns index 0": ("t.tns", "# c\n" + "1 1 1\n" * 30 + "0 1 1\n", 32, "expected an index from 1, got '0'"),
