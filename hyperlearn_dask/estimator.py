@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hyperlearn_dask.config import TrainingSpec, encoder_from, placement_from, training_from
+from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.training.evidence import add_evidence
+from hyperlearn_dask.training.evidence import add_evidence, check_evidence
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.report import OnSweep
 from hyperlearn_dask.training.streaming import bytes_of
@@ -167,12 +168,16 @@ class HyperLearn:
                 return self.fit(open_hypergraph(path), client=client, on_sweep=on_sweep)
         training = self._training()
         terms = self._terms(hypergraph)
+        ranked = [name for name, term in terms.items() if term.evidence]
+        for name in ranked:  # before hours of training
+            check_evidence(hypergraph.relations[name], terms[name].absent, terms[name].target)
         device = self._params["device"]
         encoders = {m: encoder_from(m, given) for m, given in (self._params["encoders"] or {}).items()}
         problem = problem_of(hypergraph, terms, training, self._graph_weights(hypergraph), encoders)
         targets = {name: term.target for name, term in terms.items() if term.target is not None}
         limit = self._params["memory_limit"]
-        model = fit(
+        # With that a training that local evidence is not learned for is not lost.
+        self._model = fit(
             hypergraph,
             problem,
             training,
@@ -183,8 +188,7 @@ class HyperLearn:
             placement=placement_from(self._params["placement"] or {}, hypergraph.modalities),
             memory_limit=None if limit is None else bytes_of(limit),
         )
-        ranked = [name for name, term in terms.items() if term.evidence]
-        self._model = add_evidence(model, hypergraph, ranked, training)
+        self._model = add_evidence(self._model, hypergraph, ranked, training)
         return self
 
     @property
@@ -268,7 +272,7 @@ class HyperLearn:
         columns = {"rank": self._params["rank"]} if self._params["groups"] is None else {}
         # Checked by the same rules as a dataset.toml.
         given = {name: self._params[name] for name in names if self._params[name] is not None}
-        return training_from(columns | given)
+        return training_from({name: _plain(value) for name, value in (columns | given).items()})
 
     def _terms(self, hypergraph: Hypergraph) -> dict[str, TermSettings]:
         given = self._params["relations"] or {}
@@ -285,7 +289,15 @@ class HyperLearn:
                         f"unknown setting '{setting}' (expected one of {', '.join(known)})",
                         key=f"relations.{name}",
                     )
-        return {name: TermSettings(**given.get(name, {})) for name in hypergraph.relations}
+        terms = {name: TermSettings(**given.get(name, {})) for name in hypergraph.relations}
+        for name, term in terms.items():
+            members = hypergraph.relations[name].modalities
+            if term.target is not None and term.target not in members:
+                raise InputError(
+                    unknown(f"no modality '{term.target}' in this relation", term.target, members),
+                    key=f"relations.{name}.target",
+                )
+        return terms
 
     def _graph_weights(self, hypergraph: Hypergraph) -> dict[str, float]:
         weight = self._params["graph_weight"]
@@ -295,3 +307,10 @@ class HyperLearn:
                     raise InputError(f"no graph of modality '{name}'", key="graph_weight")
             return dict(weight)
         return dict.fromkeys(hypergraph.graphs, float(weight))
+
+
+def _plain(value: Any) -> Any:
+    """A setting with Python's own numbers in the place of NumPy's."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

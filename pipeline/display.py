@@ -36,7 +36,9 @@ class _Results(Console):
 
 def console(*, stderr: bool = False) -> Console:
     """A console that does not cut tables to 80 columns only because it is no terminal."""
-    made = Console(stderr=True, highlight=False) if stderr else _Results(highlight=False)
+    # Without emoji: what an id holds between colons stays as it is.
+    kind = Console if stderr else _Results
+    made = kind(stderr=stderr, highlight=False, emoji=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = _PLAIN_WIDTH
     return made

@@ -27,7 +27,8 @@ from hyperlearn_dask.factorization.model import kept_row
 from hyperlearn_dask.factorization.model_store import model_attrs, open_model, save_model
 from hyperlearn_dask.hypergraph.graphs import build_graphs, graphs_up_to_date
 from hyperlearn_dask.hypergraph.ingest import ingest, ingest_up_to_date
-from hyperlearn_dask.hypergraph.store import open_hypergraph, unit_digests
+from hyperlearn_dask.hypergraph.store import open_hypergraph, stored_order, unit_digests
+from hyperlearn_dask.hypergraph.units import units_of
 from hyperlearn_dask.storage import UnitReport, hash_arrays, hash_of, recover, replacing
 from hyperlearn_dask.training.checkpoint import EVERY_SECONDS, Checkpoints
 from hyperlearn_dask.training.events import OnEvent
@@ -221,10 +222,8 @@ def evaluate_stage(job: Job) -> StageReport:
     path, digests = job.out / METRICS, unit_digests(job.store)
     attributes = model_attrs(job.out / MODEL)
     _require_same_data(job, attributes["settings"]["asked"], digests)
-    history = attributes["history"]
     asked = {
-        # Seconds are in the history, so no two trainings are the same.
-        "the model": hash_of([attributes["fingerprint"], history]),
+        "the model": _identity(attributes),
         "the targets": attributes["targets"],
         **{unit: digest for unit, digest in digests.items() if unit.startswith("tests/")},
     }
@@ -271,6 +270,16 @@ def training_summary(attributes: Mapping[str, Any]) -> dict[str, Any]:
         "objective": kept.get("objective"),
         "seconds": sum(row["seconds"] for row in history),
     }
+
+
+def _identity(attributes: Mapping[str, Any]) -> str:
+    """Of a stored model: seconds are in the history, so no two trainings are the same."""
+    return hash_of([attributes["fingerprint"], attributes["history"]])
+
+
+def are_of(metrics: Mapping[str, Any], attributes: Mapping[str, Any]) -> bool:
+    """Whether metrics are those of the model that has these attributes."""
+    return bool(metrics["asked"].get("the model") == _identity(attributes))
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
@@ -342,8 +351,7 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     needed += [f"features/{m}" for m, encoder in dataset.encoders.items() if encoder.on == "features"]
     for unit in needed:
         if unit not in digests:
-            stage = "graph" if unit.startswith(("graphs/", "features/")) else "ingest"
-            raise InputError(f"'{unit}' is not in {HYPERGRAPH} yet; make it first: hyperlearn {stage}")
+            raise _missing(unit, "graph" if unit.startswith(("graphs/", "features/")) else "ingest")
         asked[unit] = digests[unit]
     for modality, weight in weighted.items():
         asked[f"modalities.{modality}.graph.weight"] = weight
@@ -355,7 +363,7 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
         for field_ in dataclasses.fields(relation):
             if field_.name not in _NOT_TRAINED_ON:
                 asked[f"relations.{name}.{field_.name}"] = getattr(relation, field_.name)
-        if relation.absent == "context" or relation.evidence:
+        if relation.absent == "context" or relation.evidence or name == dataset.training.validation:
             asked[f"relations.{name}.target"] = relation.target
         if relation.evidence:
             asked[f"relations.{name}.evidence"] = True
@@ -376,9 +384,24 @@ def _settings_of(path: Path) -> dict[str, Any]:
 
 
 def _require_hypergraph(job: Job) -> None:
+    """Refuse a hypergraph that is not there, or has other relations and modalities than the data set."""
     recover(job.store)
     if not job.store.exists():
         raise InputError("does not exist; make it first: hyperlearn ingest DATASET --out DIR", file=job.store)
+    wanted, there = units_of(job.dataset), stored_order(job.store)
+    for unit in wanted:
+        if unit not in there:
+            raise _missing(unit, "ingest")
+    for unit in there:
+        if unit not in wanted:
+            raise InputError(
+                f"'{unit}' is no longer in the data set; have it taken out first: hyperlearn ingest",
+                file=job.store,
+            )
+
+
+def _missing(unit: str, stage: str) -> InputError:
+    return InputError(f"'{unit}' is not in {HYPERGRAPH} yet; make it first: hyperlearn {stage}")
 
 
 def _require_same_data(job: Job, asked: Mapping[str, Any], digests: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ from hyperlearn_dask.factorization.model_store import FORMAT as MODEL_FORMAT
 from hyperlearn_dask.factorization.model_store import model_attrs
 from hyperlearn_dask.hypergraph.store import FORMAT as HYPERGRAPH_FORMAT
 from hyperlearn_dask.hypergraph.store import open_hypergraph
-from pipeline.stages import HYPERGRAPH, METRICS, MODEL, read_metrics, training_summary
+from pipeline.stages import HYPERGRAPH, METRICS, MODEL, are_of, read_metrics, training_summary
 
 
 def summary(path: Path) -> dict[str, Any]:
@@ -41,14 +41,19 @@ def summary(path: Path) -> dict[str, Any]:
 
 
 def results_summary(folder: Path) -> dict[str, Any]:
-    """``hypergraph``, ``model`` and ``metrics`` of a folder of results, those that are there."""
+    """``hypergraph``, ``model`` and ``metrics`` of a folder of results, those that are there.
+
+    Metrics of an earlier model than the one there are none.
+    """
     found: dict[str, Any] = {}
     if (folder / HYPERGRAPH).exists():
         found["hypergraph"] = hypergraph_summary(folder / HYPERGRAPH)
     if (folder / MODEL).exists():
         found["model"] = model_summary(folder / MODEL)
     if (folder / METRICS).exists():
-        found["metrics"] = read_metrics(folder / METRICS)["metrics"]
+        metrics = read_metrics(folder / METRICS)
+        if "model" not in found or are_of(metrics, model_attrs(folder / MODEL)):
+            found["metrics"] = metrics["metrics"]
     return found
 
 

@@ -36,6 +36,45 @@ def test_parameters_are_those_of_scikit_learn(hypergraph):
     assert model.set_params(sweeps=2).fit(hypergraph).history_[-1]["sweep"] == 2
 
 
+def test_numbers_of_numpy_are_parameters_and_questions():
+    tables = {"user": [17, 17, 5], "item": ["a", "b", "a"]}
+    rated = Hypergraph.from_frames({"rated": (tables, ["user", "item"])})
+    model = HyperLearn(rank=np.int64(2), ridge=np.float32(0.5), sweeps=np.int32(3), seed=np.int64(1)).fit(
+        rated
+    )
+    assert model.factors_["user"].shape == (2, 2)
+    assert model.rank("item", {"user": 17}).rows == model.rank("item", {"user": "17"}).rows
+    assert model.fold_in("user", np.int64(6), hyperedges={"rated": [{"item": "a"}]}).ids_["user"][-1] == "6"
+    with pytest.raises(InputError, match="has an entity '17' already"):
+        model.fold_in("user", 17)
+
+
+def test_mistakes_of_evidence_and_targets_are_found_before_training(hypergraph):
+    def on_sweep(report):
+        raise AssertionError("it trains")
+
+    for settings, says in [
+        ({"evidence": True}, "relations.shows.evidence: needs a target"),
+        ({"evidence": True, "target": "subject"}, "relations.shows.evidence: needs at least 10 hyperedges"),
+        ({"evidence": True, "target": "subject", "absent": "unknown"}, "has no meaning"),
+        ({"target": "subjct"}, "relations.shows.target: no modality 'subjct' in this relation, did you mean"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            HyperLearn(relations={"shows": settings}).fit(hypergraph, on_sweep=on_sweep)
+        assert says in str(refused.value)
+
+
+def test_a_model_is_there_if_evidence_cannot_be_learned(hypergraph, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hyperlearn_dask.estimator.add_evidence", interrupted)
+    model = HyperLearn(rank=2)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(hypergraph)
+    assert model.history_
+
+
 def test_posterior_draws(hypergraph):
     model = HyperLearn(rank=1, draws=10, relations={"shows": {"absent": "unknown"}}).fit(hypergraph)
     assert np.isfinite(model.model_.deviation("shows", (np.array([0]), np.array([1])))).all()

@@ -38,13 +38,24 @@ class Stored:
                 return False
             if spec.test is not None and not self.has(f"tests/{spec.name}", wanted.test(spec, digests)):
                 return False
-        graphs = {f"graphs/{name}" for name, spec in dataset.modalities.items() if spec.graph is not None}
-        return self.order == wanted.units and set(self.units) <= {*wanted.units, *graphs}
+        later = {f"graphs/{name}" for name, spec in dataset.modalities.items() if spec.graph is not None}
+        later |= {
+            f"features/{name}" for name, encoder in dataset.encoders.items() if encoder.on == "features"
+        }
+        return self.order == wanted.units and set(self.units) <= {*wanted.units, *later}
 
     def detail(self, unit: str) -> str:
         attributes = self.units[unit]
         count = attributes["count"] if "count" in attributes else attributes["nnz"]
         return count_of(unit, count)
+
+
+def units_of(dataset: Dataset) -> list[str]:
+    """The units that ingest makes of a data set, in order."""
+    units = [f"modalities/{name}" for name in dataset.modalities]
+    for spec in dataset.relations.values():
+        units += [f"relations/{spec.name}"] + [f"tests/{spec.name}"] * (spec.test is not None)
+    return units
 
 
 class Fingerprints:
@@ -53,10 +64,7 @@ class Fingerprints:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._hashes: dict[Path, str] = {}
-        relations = dataset.relations.values()
-        self.units = [f"modalities/{name}" for name in dataset.modalities]
-        for spec in relations:
-            self.units += [f"relations/{spec.name}"] + [f"tests/{spec.name}"] * (spec.test is not None)
+        self.units = units_of(dataset)
 
     def modality(self, name: str) -> str:
         spec = self._dataset.modalities[name]

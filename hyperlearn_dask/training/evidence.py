@@ -94,6 +94,17 @@ def add_evidence(
     return replace(model, evidence=evidence)
 
 
+def check_evidence(relation: Relation, absent: str, target: str | None) -> None:
+    """Refuse evidence for a relation that has no target, no meaning for it, or too few hyperedges."""
+    key = f"relations.{relation.name}.evidence"
+    if absent == "unknown":
+        raise InputError('has no meaning with absent = "unknown"', key=key)
+    if target is None:
+        raise InputError(f"needs a target (one of {', '.join(relation.modalities)})", key=key)
+    if relation.nnz < HELD_OUT:
+        raise InputError(f"needs at least {HELD_OUT} hyperedges, there are {relation.nnz}", key=key)
+
+
 def learn_weights(
     model: Model, evidence: Evidence, relation: Relation, tuples: SparseTensor
 ) -> dict[str, float]:
@@ -187,13 +198,7 @@ class _Batch:
 
 def _hold_out(model: Model, relation: Relation, seed: int) -> np.ndarray:
     """Which of a relation's hyperedges (indices, in random order) are held out."""
-    key = f"relations.{relation.name}.evidence"
-    if model.problem.terms[relation.name].absent == "unknown":
-        raise InputError('has no meaning with absent = "unknown"', key=key)
-    if relation.name not in model.targets:
-        raise InputError(f"needs a target (one of {', '.join(relation.modalities)})", key=key)
-    if relation.nnz < HELD_OUT:
-        raise InputError(f"needs at least {HELD_OUT} hyperedges, there are {relation.nnz}", key=key)
+    check_evidence(relation, model.problem.terms[relation.name].absent, model.targets.get(relation.name))
     return HoldOut(relation.name, 1 / HELD_OUT, seed).of(relation.nnz)
 
 

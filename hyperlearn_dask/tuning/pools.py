@@ -74,15 +74,16 @@ class OnWorkers:
         return bool(self._idle())
 
     def begin(self, number: int, dataset: Dataset, question: Question) -> None:
-        address = self._idle()[0]
+        # One that was idle may have gone since; then it waits for another.
+        address = (self._idle() or [""])[0]
         future = self._client.submit(
             _trial,
             dataset,
             question,
             key=f"trial-{number}-{self._client.id}",
             pure=False,
-            workers=[address],
-            allow_other_workers=True,
+            workers=[address] if address else None,
+            allow_other_workers=bool(address),
         )
         self._running[future] = number, address
         future.add_done_callback(self._done.put)

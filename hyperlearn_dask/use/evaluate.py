@@ -5,6 +5,7 @@ The protocol is that of :mod:`hyperlearn_dask.factorization.metrics`, one for al
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -30,6 +31,9 @@ __all__ = [
     "ranking_metrics",
     "rating_metrics",
 ]
+
+
+AT_ONCE = 1 << 16  # test tuples
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,11 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
             continue
         rated, target = tasks(model, name)
         if rated:
-            predicted = model.predict(name, test.coords)
+            predicted = _by_parts(partial(model.predict, name), test.coords)
             figures = rating_metrics(relation.tensor.values, test.values, predicted, clip=clip)
             if model.draws is not None:
-                figures["coverage@90"] = coverage(
-                    test.values, predicted, model.deviation(name, test.coords), 0.9
-                )
+                deviation = _by_parts(partial(model.deviation, name), test.coords)
+                figures["coverage@90"] = coverage(test.values, predicted, deviation, 0.9)
             metrics += [Metric(name, "rating", None, key, value, test.nnz) for key, value in figures.items()]
         if target is not None:
             scorer = partial(model.ranking_scores, name, target)
@@ -83,6 +86,15 @@ def evaluate(model: Model, hypergraph: Hypergraph, *, clip: bool = True) -> list
                 Metric(name, "ranking", target, key, value, len(ranks)) for key, value in figures.items()
             ]
     return metrics
+
+
+def _by_parts(
+    of: Callable[[tuple[np.ndarray, ...]], np.ndarray], coords: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """What a function gives for tuples, asked for some of them at a time: it holds their vectors."""
+    count = len(coords[0])
+    parts = [of(tuple(c[at : at + AT_ONCE] for c in coords)) for at in range(0, count, AT_ONCE)]
+    return np.concatenate(parts) if parts else np.empty(0)
 
 
 def tasks(model: Model, relation: str) -> tuple[bool, str | None]:

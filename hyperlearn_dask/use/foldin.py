@@ -110,6 +110,7 @@ def fold_in(
     """
     if modality not in model.modalities:
         raise InputError(f"no modality '{modality}' (the model has {', '.join(model.modalities)})")
+    entity = str(entity)
     if (model.modalities[modality].ids == entity).any():
         raise InputError(f"modality '{modality}' has an entity '{entity}' already")
     free = model.problem.free_columns(modality)

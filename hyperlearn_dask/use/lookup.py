@@ -14,8 +14,8 @@ from hyperlearn_dask.hypergraph.tensor import Modality
 _SUGGESTIONS = 5
 
 
-def find(modality: Modality, text: str) -> int:
-    """The index of the entity called ``text``.
+def find(modality: Modality, text: str | int) -> int:
+    """The index of the entity called ``text``, a number by its digits.
 
     An id wins over a label, a label over one that differs only in case, accents or spacing.
 
@@ -24,6 +24,7 @@ def find(modality: Modality, text: str) -> int:
     InputError
         When no entity is called so (the closest names are listed), or several are (their ids are).
     """
+    text = str(text)
     candidates = np.flatnonzero(modality.ids == text)
     if not len(candidates) and modality.labels is not None:
         candidates = np.flatnonzero(modality.labels == text) if text else candidates

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import zarr
 
+from hyperlearn_dask.config import load_dataset
 from hyperlearn_dask.factorization.model_store import open_model
+from hyperlearn_dask.hypergraph.ingest import ingest_up_to_date
 from hyperlearn_dask.hypergraph.store import open_hypergraph
 
 ENCODER = """
@@ -59,6 +61,7 @@ def test_an_encoder_from_settings_to_model(
     model = open_model(out / "model.zarr")
     assert model.informed["movie"].all()
     assert model.problem.encoders["user"].decay == 2
+    assert ingest_up_to_date(load_dataset(encoded), out / "hypergraph.zarr"), "a cluster need not start"
     parts = set(model.history[-1])
     assert {"encoder user", "encoder movie"} <= parts
     assert made() == {}

@@ -78,7 +78,7 @@ def test_names_are_text_and_a_report_can_do_without_metrics(
     assert "<script>alert(4)" not in page.read_text(encoding="utf-8")
     words = read(page)
     assert "<script>alert(4)</script>" in words  # as text
-    assert "There is no metrics.json; make one" in words
+    assert "There is no metrics.json of this model; make one" in words
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,46 @@ def test_a_change_redoes_exactly_what_depends_on_it(
     assert made(again()) == {}
 
 
+def test_another_target_of_what_validation_is_on_is_trained_again(
+    again: Run, edit: Edit, finished_copy: Path
+) -> None:
+    settings = finished_copy / "club" / "dataset.toml"
+    edit(settings, "[training]", '[training]\nvalidation = "tagged"')
+    edit(settings, '  { kind = "relation", relation = "tagged" },\n', "")
+    made(again())
+    edit(settings, 'target = "tag"', 'target = "movie"')
+    assert made(again())["train"] == ['relations.tagged.target changed from "tag" to "movie"']
+
+
+@pytest.mark.parametrize("stage", ["graph", "train", "evaluate"])
+def test_a_hypergraph_of_other_relations_is_taken_in_first(
+    hyperlearn: Run, again: Run, finished_copy: Path, stage: str
+) -> None:
+    club, out = finished_copy / "club", finished_copy / "out"
+    settings = club / "dataset.toml"
+    whole = settings.read_text()
+    # Ratings are no longer known, and neither are users; tags have no test tuples.
+    start, stop = whole.index("[relations.rated]"), whole.index("[relations.tagged]")
+    settings.write_text(whole[:start] + whole[stop:].replace('test = "tags_test.csv"\n', ""))
+    ended = hyperlearn(stage, club, "--out", out)
+    assert ended.code == 2
+    assert "'relations/rated' is no longer in the data set; have it taken out first" in ended.err
+    assert again().code == 0
+    settings.write_text(whole)
+    ended = hyperlearn(stage, club, "--out", out)
+    assert ended.code == 2
+    assert "'relations/rated' is not in hypergraph.zarr yet; make it first: hyperlearn ingest" in ended.err
+
+
+def test_figures_of_an_earlier_model_are_not_shown(hyperlearn: Run, finished_copy: Path) -> None:
+    club, out = finished_copy / "club", finished_copy / "out"
+    assert hyperlearn("info", out, "--json").document["metrics"]
+    assert hyperlearn("train", club, "--out", out, "--rank", "2").code == 0
+    assert "metrics" not in hyperlearn("info", out, "--json").document
+    assert hyperlearn("evaluate", club, "--out", out).code == 0
+    assert hyperlearn("info", out, "--json").document["metrics"]
+
+
 def test_a_new_label_is_put_right_without_training(again: Run, edit: Edit, finished_copy: Path) -> None:
     before = open_model(finished_copy / "out" / "model.zarr")
     edit(finished_copy / "club" / "users.csv", "User 7", "Grace")

@@ -146,7 +146,11 @@ def hypergraph_of(model: Model) -> Hypergraph:
     return Hypergraph(model.modalities, {name: relation(name) for name in model.problem.terms}, {})
 
 
-def test_evaluate_rates_what_is_unknown_and_ranks_the_rest(model: Model) -> None:
+@pytest.mark.parametrize("at_once", [3, 1 << 16])
+def test_evaluate_rates_what_is_unknown_and_ranks_the_rest(
+    model: Model, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyperlearn_dask.use.evaluate.AT_ONCE", at_once)
     hypergraph = hypergraph_of(model)
     figures = {(m.relation, m.metric): m for m in evaluate(model, hypergraph)}
     assert set(figures) == {("rates", "rmse"), ("rates", "mae")} | {

@@ -27,9 +27,10 @@ ARTISTS = Modality(
         ("Édouard Manet", 1),  # composed otherwise
         ("paul klee", 3),  # exact before careless
         ("6", 5),
+        (6, 5),
     ],
 )
-def test_names_are_found(text: str, index: int) -> None:
+def test_names_are_found(text: str | int, index: int) -> None:
     assert find(ARTISTS, text) == index
 
 
