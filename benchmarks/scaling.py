@@ -67,7 +67,7 @@ RANK = 32
 DTYPE = "float32"
 WARM = 3  # sweeps in which workers load their shards and kernels are compiled
 SWEEPS = 23
-TURNS, ROUNDS = 11, 3  # sweeps with a step at a time, and how often they are trained
+TURNS, ROUNDS = 9, 3  # sweeps with a step at a time, and how often they are trained
 STAGE_OF = {
     "mttkrp": "products",
     "normal": "products",
@@ -235,16 +235,14 @@ def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, l
     Returns what was measured of it, and of others that were trained in turn with it.
     """
     click.echo(case.task, err=True)
-    with ExitStack() as stack:
-        trainings = []
-        for each in (case, *beside):
-            compile_kernels(each, folder)
-            trainings.append((each, stored(each, folder), stack.enter_context(workers_of(each))))
-            if each is case:
-                [together] = measured(trainings, SWEEPS)
-        (alone, *others), machine = in_turns(trainings, folder / "turn")
+    cases = [(each, stored(each, folder)) for each in (case, *beside)]
+    for each, _ in cases:
+        compile_kernels(each, folder)
+    with workers_of(case) as client:
+        [together] = measured([(*cases[0], client)], SWEEPS)
+    (alone, *others), machine = in_turns(cases, folder / "turn")
     found = replace(together, cpu=alone.cpu)
-    yield from rows_of(case, found, planned_for(case, trainings[0][1], machine))
+    yield from rows_of(case, found, planned_for(case, cases[0][1], machine))
     return [found, *others]
 
 
@@ -258,21 +256,32 @@ def workers_of(case: Case) -> Iterator[Client]:
         yield client
 
 
-def in_turns(trainings: Sequence[tuple[Case, Path, Client]], lock: Path) -> tuple[list[Measured], Machine]:
-    """Trainings side by side, a few times, a step of any at a time: of each step the least seconds.
+def in_turns(cases: Sequence[tuple[Case, Path]], lock: Path) -> tuple[list[Measured], Machine]:
+    """Trainings side by side, a step of any at a time: of each step the least seconds of a few rounds.
 
-    And what a thread of this machine can do at its best.
+    Each round has workers of its own, as the places of memory that a process happens to have make it faster
+    or slower for good. And what a thread of this machine can do at its best.
     """
-    for _, _, client in trainings:
-        client.run(take_turns, str(lock))
     rounds, rates = [], []
     for _ in range(ROUNDS):
-        rounds.append(measured(trainings, TURNS))
+        with ExitStack() as stack:
+            trainings = [(case, path, stack.enter_context(workers_of(case))) for case, path in cases]
+            for _, _, client in trainings:
+                client.run(take_turns, str(lock))
+            rounds.append(measured(trainings, TURNS))
         rates.append(measure(1, memory_of_machine()))
-    found = [
-        replace(runs[0], cpu={step: min(run.cpu[step] for run in runs) for step in runs[0].cpu})
-        for runs in zip(*rounds)
-    ]
+    found = []
+    for of_rounds in zip(*rounds):
+        # Workers have other addresses in each round, and the same order of them.
+        renamed = [
+            {
+                (stage, of_rounds[0].workers[one.workers.index(worker)]): s
+                for (stage, worker), s in one.cpu.items()
+            }
+            for one in of_rounds
+        ]
+        cpu = {step: min(seconds[step] for seconds in renamed) for step in renamed[0]}
+        found.append(replace(of_rounds[0], cpu=cpu))
     return found, at_best(rates)
 
 
