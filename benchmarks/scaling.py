@@ -116,6 +116,16 @@ class Measured:
     exchanged: float
     memory: Mapping[str, float]
 
+    def on(self, workers: tuple[str, ...]) -> Measured:
+        """The same by the addresses of other workers, in their order."""
+        there = dict(zip(self.workers, workers))
+        cpu, clock = (
+            {(stage, there[w]): s for (stage, w), s in one.items()} for one in (self.cpu, self.clock)
+        )
+        return replace(
+            self, workers=workers, cpu=cpu, clock=clock, memory={there[w]: m for w, m in self.memory.items()}
+        )
+
     @property
     def critical_path(self) -> float:
         return self._path(self.cpu)
@@ -241,7 +251,7 @@ def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, l
     with workers_of(case) as client:
         [together] = measured([(*cases[0], client)], SWEEPS)
     (alone, *others), machine = in_turns(cases, folder / "turn")
-    found = replace(together, cpu=alone.cpu)
+    found = replace(together.on(alone.workers), cpu=alone.cpu)
     yield from rows_of(case, found, planned_for(case, cases[0][1], machine))
     return [found, *others]
 
@@ -271,17 +281,10 @@ def in_turns(cases: Sequence[tuple[Case, Path]], lock: Path) -> tuple[list[Measu
             rounds.append(measured(trainings, TURNS))
         rates.append(measure(1, memory_of_machine()))
     found = []
-    for of_rounds in zip(*rounds):
-        # Workers have other addresses in each round, and the same order of them.
-        renamed = [
-            {
-                (stage, of_rounds[0].workers[one.workers.index(worker)]): s
-                for (stage, worker), s in one.cpu.items()
-            }
-            for one in of_rounds
-        ]
-        cpu = {step: min(seconds[step] for seconds in renamed) for step in renamed[0]}
-        found.append(replace(of_rounds[0], cpu=cpu))
+    for first, *others in zip(*rounds):
+        again = [first, *(one.on(first.workers) for one in others)]
+        cpu = {step: min(one.cpu[step] for one in again) for step in first.cpu}
+        found.append(replace(first, cpu=cpu))
     return found, at_best(rates)
 
 

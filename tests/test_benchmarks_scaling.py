@@ -77,6 +77,18 @@ def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytes
     assert (machine.stream, machine.gather, machine.arithmetic) == (3.0, ((1e6, 8.0), (1e8, -6.0)), 9.0)
 
 
+def test_a_case_is_measured_and_planned_whoever_its_workers_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scaling, "SWEEPS", scaling.WARM + 1)
+    monkeypatch.setattr(scaling, "TURNS", scaling.WARM + 1)
+    monkeypatch.setattr(scaling, "ROUNDS", 1)
+    case = scaling.chain(2, entities=500, entries=2_000)
+    rows = {(row.method, row.metric): row.value for row in scaling._compared(case, tmp_path)}
+    assert all(rows["hyperlearn", part] for part in ("critical_path", "busiest_worker", "seconds_per_sweep"))
+    assert rows["hyperlearn over its plan", "critical_path"]
+
+
 def test_what_one_more_modality_changes_is_by_modality() -> None:
     before = scaling.Measured(("x", "y"), 1.0, {("solve", "x"): 2.0, ("solve", "y"): 1.0}, {}, 0.0, {})
     cpu = {("solve", "p"): 9.0, ("solve", "q"): 2.2, ("solve", "r"): 1.0}
