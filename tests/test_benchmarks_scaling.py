@@ -50,12 +50,14 @@ def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytes
     seconds = iter([4.0, 10.0, 3.0, 30.0, 5.0, 20.0])  # two trainings in three rounds
     rates = iter([(1.0, 8.0, 5.0), (2.0, 7.0, 9.0), (3.0, 6.0, 4.0)])
 
+    addresses = (f"{case}{turn}" for turn in range(3) for case in "xy")
+
     def train(trainings: list[tuple[str, Path, Client]], count: int) -> list[scaling.Measured]:
         def one(case: str) -> scaling.Measured:
-            taken = next(seconds)
-            return scaling.Measured(
-                (case,), 1.0, {("solve", case): taken, ("line", case): -taken}, {}, 0.0, {}
-            )
+            taken, worker = next(seconds), next(addresses)
+            assert worker.startswith(case)
+            cpu = {("solve", worker): taken, ("line", worker): -taken}
+            return scaling.Measured((worker,), 1.0, cpu, {}, 0.0, {})
 
         return [one(case) for case, _, _ in trainings]
 
@@ -71,22 +73,18 @@ def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytes
     monkeypatch.setattr(scaling, "measure", probe)
     found, machine = scaling.in_turns([("x", Path()), ("y", Path())], Path("turn"))  # type: ignore[list-item]
     assert [dict(of.cpu) for of in found] == [
-        {("solve", "x"): 3.0, ("line", "x"): -5.0},
-        {("solve", "y"): 10.0, ("line", "y"): -30.0},
+        {("solve", "x0"): 3.0, ("line", "x0"): -5.0},
+        {("solve", "y0"): 10.0, ("line", "y0"): -30.0},
     ]
     assert (machine.stream, machine.gather, machine.arithmetic) == (3.0, ((1e6, 8.0), (1e8, -6.0)), 9.0)
 
 
-def test_a_case_is_measured_and_planned_whoever_its_workers_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scaling, "SWEEPS", scaling.WARM + 1)
-    monkeypatch.setattr(scaling, "TURNS", scaling.WARM + 1)
-    monkeypatch.setattr(scaling, "ROUNDS", 1)
-    case = scaling.chain(2, entities=500, entries=2_000)
-    rows = {(row.method, row.metric): row.value for row in scaling._compared(case, tmp_path)}
-    assert all(rows["hyperlearn", part] for part in ("critical_path", "busiest_worker", "seconds_per_sweep"))
-    assert rows["hyperlearn over its plan", "critical_path"]
+def test_what_was_measured_on_some_workers_stands_by_the_addresses_of_others() -> None:
+    cpu, clock = {("solve", "y"): 2.0, ("line", "x"): 1.0}, {("solve", "x"): 3.0}
+    found = scaling.Measured(("x", "y"), 9.0, cpu, clock, 5.0, {"x": 7.0, "y": 8.0}).on(("p", "q"))
+    assert found.cpu == {("solve", "q"): 2.0, ("line", "p"): 1.0}
+    assert (found.clock, found.memory) == ({("solve", "p"): 3.0}, {"p": 7.0, "q": 8.0})
+    assert (found.workers, found.critical_path, found.computed("q")) == (("p", "q"), 3.0, 2.0)
 
 
 def test_what_one_more_modality_changes_is_by_modality() -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from hyperlearn_dask.factorization.local.likeness import REGRESSION, VOTES
 from hyperlearn_dask.factorization.model_store import open_model
-from tests.conftest import Ended, listing
+from tests.conftest import Ended, listing, write_film_club
 
 Run = Callable[..., Ended]
 Edit = Callable[[Path, str, str], None]
@@ -147,24 +147,21 @@ def test_another_target_of_what_validation_is_on_is_trained_again(
     assert made(again())["train"] == ['relations.tagged.target changed from "tag" to "movie"']
 
 
-@pytest.mark.parametrize("stage", ["graph", "train", "evaluate"])
-def test_a_hypergraph_of_other_relations_is_taken_in_first(
-    hyperlearn: Run, again: Run, finished_copy: Path, stage: str
-) -> None:
+def test_a_hypergraph_of_other_relations_is_taken_in_first(hyperlearn: Run, finished_copy: Path) -> None:
     club, out = finished_copy / "club", finished_copy / "out"
     settings = club / "dataset.toml"
     whole = settings.read_text()
     # Ratings are no longer known, and neither are users; tags have no test tuples.
     start, stop = whole.index("[relations.rated]"), whole.index("[relations.tagged]")
     settings.write_text(whole[:start] + whole[stop:].replace('test = "tags_test.csv"\n', ""))
-    ended = hyperlearn(stage, club, "--out", out)
-    assert ended.code == 2
-    assert "'relations/rated' is no longer in the data set; have it taken out first" in ended.err
-    assert again().code == 0
-    settings.write_text(whole)
-    ended = hyperlearn(stage, club, "--out", out)
-    assert ended.code == 2
-    assert "'relations/rated' is not in hypergraph.zarr yet; make it first: hyperlearn ingest" in ended.err
+    gone = "'relations/rated' is no longer in the data set; have it taken out first: hyperlearn ingest"
+    missing = "'relations/rated' is not in hypergraph.zarr yet; make it first: hyperlearn ingest"
+    for says in (gone, missing):
+        for stage in ("graph", "train", "evaluate"):
+            ended = hyperlearn(stage, club, "--out", out)
+            assert ended.code == 2 and says in ended.err
+        assert hyperlearn("ingest", club, "--out", out).code == 0
+        settings.write_text(whole)
 
 
 def test_figures_of_an_earlier_model_are_not_shown(hyperlearn: Run, finished_copy: Path) -> None:
@@ -293,26 +290,32 @@ main(sys.argv[2:])
 """
 
 
+def run_and_kill(folder: Path, number: signal.Signals) -> Path:
+    """Run the data set in a folder and kill the process while it trains; gives the folder of its results."""
+    club, out = write_film_club(folder / "club"), folder / "out"
+    command = [sys.executable, "-c", KILLED, str(int(number)), "run", club, "--out", out]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == (-number if number == signal.SIGKILL else 130), ended.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "hypergraph.zarr"]
+    return out
+
+
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_and_kill(tmp_path_factory.mktemp("killed"), signal.SIGKILL).parent
+
+
 @pytest.fixture
-def killed(film_club: Path, tmp_path: Path) -> Callable[[signal.Signals], Path]:
-    """A run that was killed while training; gives the folder of its results."""
-
-    def run(number: signal.Signals) -> Path:
-        out = tmp_path / "out"
-        command = [sys.executable, "-c", KILLED, str(int(number)), "run", film_club, "--out", out]
-        ended = subprocess.run(command, capture_output=True, text=True)
-        assert ended.returncode == (-number if number == signal.SIGKILL else 130), ended.stderr
-        assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "hypergraph.zarr"]
-        return out
-
-    return run
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """The results of a run that was killed while training, to go on with."""
+    return shutil.copytree(killed_once, tmp_path / "killed") / "out"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_training_goes_on_to_the_same_model(
-    hyperlearn: Run, killed: Callable[[signal.Signals], Path], finished: Path, number: signal.Signals
+    hyperlearn: Run, killed: Path, finished: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    out = killed(number)
+    out = killed if number == signal.SIGKILL else run_and_kill(tmp_path, number)
     ended = hyperlearn("run", out.parent / "club", "--out", out)
     assert ended.code == 0, ended.err
     assert "going on from sweep 7" in ended.err.splitlines()
@@ -323,10 +326,8 @@ def test_a_killed_training_goes_on_to_the_same_model(
         np.testing.assert_allclose(got.factors[modality], factor, rtol=0, atol=1e-10 * np.abs(factor).max())
 
 
-def test_a_killed_training_goes_on_to_fewer_sweeps(
-    hyperlearn: Run, killed: Callable[[signal.Signals], Path]
-) -> None:
-    out = killed(signal.SIGKILL)
+def test_a_killed_training_goes_on_to_fewer_sweeps(hyperlearn: Run, killed: Path) -> None:
+    out = killed
     ended = hyperlearn("train", out.parent / "club", "--out", out, "--sweeps", "9")
     assert ended.code == 0, ended.err
     assert "going on from sweep 7" in ended.err.splitlines()
@@ -335,9 +336,9 @@ def test_a_killed_training_goes_on_to_fewer_sweeps(
 
 @pytest.mark.parametrize("options", [["--restart"], ["--seed", "2"]], ids=["restart", "other settings"])
 def test_a_training_begins_anew_if_told_or_of_something_else(
-    hyperlearn: Run, killed: Callable[[signal.Signals], Path], options: list[str]
+    hyperlearn: Run, killed: Path, options: list[str]
 ) -> None:
-    out = killed(signal.SIGKILL)
+    out = killed
     ended = hyperlearn("train", out.parent / "club", "--out", out, *options)
     assert ended.code == 0, ended.err
     assert "going on" not in ended.err
