@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hyperlearn_dask.config import TrainingSpec, encoder_from, placement_from, training_from
-from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.model import Model
 from hyperlearn_dask.factorization.problem import TermSettings
@@ -289,15 +288,7 @@ class HyperLearn:
                         f"unknown setting '{setting}' (expected one of {', '.join(known)})",
                         key=f"relations.{name}",
                     )
-        terms = {name: TermSettings(**given.get(name, {})) for name in hypergraph.relations}
-        for name, term in terms.items():
-            members = hypergraph.relations[name].modalities
-            if term.target is not None and term.target not in members:
-                raise InputError(
-                    unknown(f"no modality '{term.target}' in this relation", term.target, members),
-                    key=f"relations.{name}.target",
-                )
-        return terms
+        return {name: TermSettings(**given.get(name, {})) for name in hypergraph.relations}
 
     def _graph_weights(self, hypergraph: Hypergraph) -> dict[str, float]:
         weight = self._params["graph_weight"]

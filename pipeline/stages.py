@@ -351,7 +351,7 @@ def _training_inputs(dataset: Dataset, digests: Mapping[str, str]) -> dict[str, 
     needed += [f"features/{m}" for m, encoder in dataset.encoders.items() if encoder.on == "features"]
     for unit in needed:
         if unit not in digests:
-            raise _missing(unit, "graph" if unit.startswith(("graphs/", "features/")) else "ingest")
+            raise _missing(unit, "graph")  # the others are there, or the hypergraph was refused
         asked[unit] = digests[unit]
     for modality, weight in weighted.items():
         asked[f"modalities.{modality}.graph.weight"] = weight

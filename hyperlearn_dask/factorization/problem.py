@@ -21,6 +21,7 @@ import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.config import EncoderSpec
+from hyperlearn_dask.config.section import unknown
 from hyperlearn_dask.errors import InputError
 
 # What an absent entry of a relation can mean.
@@ -215,9 +216,14 @@ def build_problem(
                     f"'{member}' is no modality of the relation (expected some of {', '.join(modalities)})",
                     key=f"relations.{name}.noise",
                 )
+        if setting.target is not None and setting.target not in modalities:
+            raise InputError(
+                unknown(f"no modality '{setting.target}' in this relation", setting.target, modalities),
+                key=f"relations.{name}.target",
+            )
         target_mode = -1
         if setting.absent == "context":
-            if setting.target not in modalities:
+            if setting.target is None:
                 raise InputError(
                     f"absent = 'context' needs a target (one of {', '.join(modalities)})",
                     key=f"relations.{name}.target",

@@ -123,7 +123,7 @@ class Checkpoints:
                     self._good = own
                     self._tell(f"going on from {state.place}")
                     return state
-                before = "an earlier one is looked for" if own[1:] else "training begins anew"
+                before = "an earlier one is looked for" if own[:-1] else "training begins anew"
                 self._tell(
                     f"the checkpoint of {state.place} is not on the way to where training ends now; {before}"
                 )
