@@ -215,6 +215,7 @@ def _machine(
     from hyperlearn_dask.training.memory import memory_of_machine
     from hyperlearn_dask.training.placing.cost import DEGREE, ITERATIONS
     from hyperlearn_dask.training.placing.machine import PRESETS, measure, with_bandwidth
+    from hyperlearn_dask.training.placing.plan import HOPS
 
     cores = os.cpu_count() or 1
     if preset is not None:
@@ -238,7 +239,8 @@ def _machine(
         f"it has {machine.memory / 1e9:,.4g} GB, and a link of {machine.link / 1e9:,.4g} GB/s each way",
         "entries go anywhere in each modality (with popular entities it is faster: more is in caches)",
         f"blocks with graphs take filters of degree {DEGREE}, or {ITERATIONS} conjugate gradient steps",
-        f"schedule 'parallel'; Dask's driver takes {machine.task * 1e3:.2g} ms a task",
+        f"schedule 'parallel'; Dask takes {machine.task * 1e3:.2g} ms a task, and {HOPS} times a sweep "
+        f"{machine.hop * 1e3:.2g} ms until those that wait go on",
     ]
     return machine, said
 

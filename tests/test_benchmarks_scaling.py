@@ -71,7 +71,7 @@ def test_the_least_of_trainings_in_turn_beside_the_best_rates(monkeypatch: pytes
     monkeypatch.setattr(scaling, "workers_of", lambda case: nullcontext(Nobody()))
     monkeypatch.setattr(scaling, "measured", train)
     monkeypatch.setattr(scaling, "measure", probe)
-    found, machine = scaling.in_turns([("x", Path()), ("y", Path())], Path("turn"))  # type: ignore[list-item]
+    found, machine = scaling.in_turns([("x", Path()), ("y", Path())], Path("turn"), 3)  # type: ignore[list-item]
     assert [dict(of.cpu) for of in found] == [
         {("solve", "x0"): 3.0, ("line", "x0"): -5.0},
         {("solve", "y0"): 10.0, ("line", "y0"): -30.0},

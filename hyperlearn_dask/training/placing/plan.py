@@ -6,7 +6,8 @@ long as the worker with most to do in it:
     products (shards) -> solve (owners) -> direction (owners) -> line (shards) -> step (owners)
 
 Between the first two products travel, before the line proposals do: as long as the link with most to
-carry takes. Over all lies what the driver needs for every task.
+carry takes. Over all lies what Dask needs: the driver for every task, and its messages for the three times
+in a sweep that steps wait for others': solves for products, lines for directions, the step for lines.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from hyperlearn_dask.training.placing.cost import Counts, Machine, Work
 from hyperlearn_dask.training.placing.placement import Part, Placement
 
 STAGES = ("products", "solve", "direction", "line", "step")
+HOPS = 3
 # Rows that cuts are looked for in; longer modes are cut on a grid.
 MOST_ROWS = 1 << 22
 
@@ -49,7 +51,7 @@ class WorkerPlan:
 class Plan:
     """The prediction.
 
-    ``stages``: seconds of each stage at the worker with most to do, of ``exchange`` and of ``driver``;
+    ``stages``: seconds of each stage at the worker with most to do, of ``exchange`` and of ``dask``;
     ``bottleneck``: on what most time goes; ``does_not_fit``: why not, empty if it fits.
     """
 
@@ -105,7 +107,8 @@ def plan(
     work = _work(problem, counts, placement)
     messages = list(_messages(problem, counts, placement))
     exchange = sum(_longest_link(messages, stage, machine) for stage in ("products", "line"))
-    stages, spent = {}, {"exchange": exchange, "driver": _tasks(work, messages) * machine.task}
+    waiting = _tasks(work, messages) * machine.task + HOPS * machine.hop
+    stages, spent = {}, {"exchange": exchange, "dask": waiting}
     for stage in STAGES:
         slowest = max(placement.workers, key=lambda w: machine.total(work[stage, w]))
         seconds = machine.seconds(work[stage, slowest])
@@ -126,7 +129,7 @@ def plan(
         )
     return Plan(
         tuple(planned),
-        stages | {"exchange": spent["exchange"], "driver": spent["driver"]},
+        stages | {"exchange": exchange, "dask": waiting},
         spent,
         sum(received.values()),
         _too_large(planned, machine),
