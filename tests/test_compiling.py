@@ -129,6 +129,26 @@ def test_what_many_save_at_once_is_all_there_and_not_mistaken(tmp_path):
     assert found == [f"code {n}" for n in range(40)]
 
 
+def test_a_library_that_locks_its_cache_as_well_is_not_waited_for(tmp_path):
+    saves = f"""
+import fcntl
+from numba.core.caching import IndexDataCacheFile
+import hyperlearn_dask.compiling.in_runs
+
+class Locked(IndexDataCacheFile):
+    def save(self, *what):
+        with open(self._index_path + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            super().save(*what)
+
+cache = Locked({str(tmp_path)!r}, "kernel", ("source",))
+cache.save("signature", "code")
+print(cache.load("signature"))
+"""
+    said = subprocess.check_output([sys.executable, "-c", saves], text=True, timeout=60)
+    assert said.split() == ["code"]
+
+
 def test_it_is_done_once():
     once = IndexDataCacheFile.save
     save_in_turn()

@@ -28,7 +28,8 @@ def save_in_turn() -> None:
     def in_turn(cache: Any, *what: Any) -> None:
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(OSError):  # some file systems have no locks
-                lock = stack.enter_context(Path(f"{cache._index_path}.lock").open("w"))
+                # Libraries with caches of their own may hold a lock by a plainer name already.
+                lock = stack.enter_context(Path(f"{cache._index_path}.hyperlearn.lock").open("w"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
             save(cache, *what)
 
