@@ -254,7 +254,7 @@ def write_array(group: zarr.Group, name: str, data: np.ndarray) -> None:
         shape=data.shape,
         dtype=str if text else data.dtype,
         chunks=(rows, *(max(1, size) for size in data.shape[1:])),
-        compressors=(BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"), Crc32cCodec()),
+        compressors=(BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()),
         # A chunk of zeros is written as well, so that a file that is not there is a lost one.
         config={"write_empty_chunks": True},
     )

@@ -64,12 +64,6 @@ def get_ready() -> None:
     in_order((np.zeros(1, dtype=np.int32),), np.ones(1), (1,))
 
 
-def row_starts(tensor: SparseTensor) -> np.ndarray:
-    """Where each row of the sort mode begins in the entries, and where the last one ends."""
-    mode = tensor.sort_mode
-    return np.searchsorted(tensor.coords[mode], np.arange(tensor.shape[mode] + 1)).astype(np.int64)
-
-
 def _first_repeat(order: np.ndarray, starts: np.ndarray) -> Repeat:
     sizes = np.diff(starts, append=len(order))
     repeated = starts[sizes > 1]

@@ -4,7 +4,7 @@
     ``ids`` and, if there are any, ``labels``; attributes ``count``, ``labels_digest``.
 ``relations/<p>``
     ``coord_0`` …, ``values`` and ``indptr`` (see :func:`read_indptr`); entries are unique and sorted by
-    the longest mode, then by the others; attributes ``modalities``, ``shape``, ``nnz``, ``mean``.
+    the longest mode, then by the others; values have 32 bits where they say the same as 64; attributes ``modalities``, ``shape``, ``nnz``, ``mean``.
 ``tests/<p>``
     ``coord_0`` … and ``values`` in the order of the test table; -1 is an id that is no entity.
 ``graphs/<m>``
@@ -32,7 +32,7 @@ import numpy as np
 import zarr
 
 from hyperlearn_dask.errors import InputError
-from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order, row_starts
+from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
 from hyperlearn_dask.storage import (
@@ -213,7 +213,7 @@ def write_relation(
     with ThreadPoolExecutor(1) as aside:  # hashing takes half as long as writing
         described = aside.submit(_describe_tensor, modalities, tensor, fingerprint)
         _write_tensor(group, tensor)
-        write_array(group, "indptr", row_starts(tensor))
+        write_array(group, "indptr", tensor.row_starts)
     mean = float(tensor.values.mean()) if tensor.nnz else 0.0
     group.attrs.update({**described.result(), "mean": mean})
 
@@ -275,7 +275,10 @@ def _describe_tensor(modalities: tuple[str, ...], tensor: SparseTensor, fingerpr
 
 def _write_tensor(group: zarr.Group, tensor: SparseTensor) -> None:
     values = tensor.values.astype(np.float64, copy=False)
-    for name, array in zip(_parts(tensor.order), (*tensor.coords, values)):
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    same = np.array_equal(narrow, values)
+    for name, array in zip(_parts(tensor.order), (*tensor.coords, narrow if same else values)):
         write_array(group, name, array)
 
 
@@ -335,11 +338,15 @@ def _loader(path: Path, unit: str, digest: str, read: Callable[..., Unit]) -> Ca
 def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None = None) -> SparseTensor:
     shape, nnz = tuple(_attribute(group, "shape")), _attribute(group, "nnz")
     arrays = [read_array(group, name, start, stop) for name in _parts(len(shape))]
+    arrays[-1] = arrays[-1].astype(np.float64, copy=False)
     return _tensor_of(group, arrays, len(range(*slice(start, stop).indices(nnz))), shape)
 
 
 def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTensor]:
-    """The entries between successive bounds; the arrays of a run are decoded side by side."""
+    """The entries between successive bounds, values as they are stored.
+
+    The arrays of a run are decoded side by side.
+    """
     shape = tuple(_attribute(group, "shape"))
     runs = [read_runs(group, name, bounds) for name in _parts(len(shape))]
     with ThreadPoolExecutor(len(runs)) as threads:

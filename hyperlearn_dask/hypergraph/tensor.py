@@ -46,9 +46,9 @@ class SparseTensor:
     @cached_property
     def row_starts(self) -> np.ndarray:
         """Where each row of the sort mode begins in the entries, and where the last one ends."""
-        index = self.coords[self.sort_mode]
-        rows = np.arange(self.shape[self.sort_mode] + 1, dtype=index.dtype)
-        return np.searchsorted(index, rows).astype(np.int64)
+        from hyperlearn_dask.hypergraph.sorting import starts_of  # Numba is heavy, and not needed to read
+
+        return starts_of(self.coords[self.sort_mode], self.shape[self.sort_mode])
 
     def __getitem__(self, entries: slice | np.ndarray) -> SparseTensor:
         """The same tensor with only some entries."""

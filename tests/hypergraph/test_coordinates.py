@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order, row_starts
+from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 
 SHAPES = [(3, 2), (2, 4, 2), (3, 3), (2, 2**40, 2**40)]  # the last has more cells than 64 bits number
 
@@ -45,7 +45,7 @@ def test_the_same_as_loops(entries, rule):
 
 def test_rows_begin_where_they_begin():
     tensor, _ = in_order((np.array([4, 1, 1]), np.array([0, 1, 0])), np.ones(3), (5, 2))
-    assert row_starts(tensor).tolist() == [0, 0, 2, 2, 2, 3]
+    assert tensor.row_starts.tolist() == [0, 0, 2, 2, 2, 3]
 
 
 @pytest.mark.parametrize(("size", "dtype"), [(2**31 - 1, np.int32), (2**31, np.int64)])

@@ -62,6 +62,18 @@ def test_a_hypergraph_comes_back(path):
     assert (graph.edges, graph.components, graph.isolated) == (given.edges, given.components, given.isolated)
 
 
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [((0.5, -3.0, 16777216.0), np.float32), ((0.5, 0.1, 1.0), np.float64), ((0.5, 1e300, 1.0), np.float64)],
+)
+def test_values_are_stored_in_32_bits_where_that_loses_nothing(tmp_path, values, stored):
+    save_hypergraph(hypergraph(values), tmp_path / "h.zarr")
+    relation = open_hypergraph(tmp_path / "h.zarr").relations["r"]
+    assert [run.values.dtype for run in relation.runs([0, 2, 3])] == [stored, stored]
+    assert relation.tensor.values.dtype == np.float64
+    assert sorted(relation.tensor.values.tolist()) == sorted(values)
+
+
 def test_parts_are_read_on_their_own(path):
     indptr = read_indptr(path, "r")
     assert indptr.tolist() == [0, 0, 0, 2, 2, 3]

@@ -10,6 +10,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.kernels import cpu
 from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.memory import memory_left, memory_of_machine
@@ -145,3 +146,13 @@ def test_the_command_says_what_it_streams(hyperlearn, tmp_path):
     command = ("run", data, "--out", out, "--sweeps", "3", "--memory-limit")
     assert hyperlearn(*command, "much").code == 2
     assert "streaming relation '" in hyperlearn(*command, "8KiB").err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_offsets_are_taken_from_values_as_they_are_read_as_from_those_held(dtype):
+    place = ShardPlace("r", 0, 0, 1, 0, 1)
+    cut = [
+        place.cut(SparseTensor((np.zeros(1, np.int32),), np.ones(1, stored), (1,)), 0.1, dtype)
+        for stored in (np.float32, np.float64)
+    ]
+    assert [shard.tensor.values.tolist() for shard in cut] == [[np.dtype(dtype).type(1 - 0.1)]] * 2
