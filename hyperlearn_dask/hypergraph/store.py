@@ -4,7 +4,8 @@
     ``ids`` and, if there are any, ``labels``; attributes ``count``, ``labels_digest``.
 ``relations/<p>``
     ``coord_0`` …, ``values`` and ``indptr`` (see :func:`read_indptr`); entries are unique and sorted by
-    the longest mode, then by the others; values have 32 bits where they say the same as 64; attributes ``modalities``, ``shape``, ``nnz``, ``mean``.
+    the longest mode, then by the others; values have 32 bits where they say the same as 64; attributes
+    ``modalities``, ``shape``, ``nnz``, ``mean``.
 ``tests/<p>``
     ``coord_0`` … and ``values`` in the order of the test table; -1 is an id that is no entity.
 ``graphs/<m>``
