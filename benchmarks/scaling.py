@@ -20,8 +20,9 @@ Two experiments, and the plan for clusters we do not have:
 
 ``modalities``: a chain of equal modalities in which relation k joins m_k and m_(k-1); a worker owns m_k
 and holds relation k. ``others_change`` is the largest change of the processor seconds of a worker that
-was there before m_k came, ``critical_path_change`` that of the critical path, as a share: the chains with and
-without it are trained side by side for that, sweep by sweep.
+was there before m_k came (``of_all``: of each, m_0's first), ``critical_path_change`` that of the critical
+path, as a share: the chains with and without it are trained side by side for that, sweep by sweep. Beside
+them stand the changes of the plan, which counts what there is to do.
 
 ``workers``: one relation of three modalities on 1 to 4 workers, in 1 to 8 stretches, placed by
 ``shards`` or, as published, by ``owner``.
@@ -204,11 +205,16 @@ def chain_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     """What one more modality, with a relation and a worker of its own, changes."""
     chains = [chain(count, sizes.chain, sizes.chain_entries) for count in sizes.modalities]
     for before, case in zip([[], *([each] for each in chains)], chains):
-        found, *without = yield from _compared(case, folder, *before)
-        for other in without:
-            changes = others_change(other, found), found.critical_path / other.critical_path - 1
-            for metric, value in zip(("others_change", "critical_path_change"), changes):
-                yield _row(case, "hyperlearn", metric, value)
+        (found, *without), planned = yield from _compared(case, folder, *before)
+        for measured_before, planned_before in zip(without, planned[1:]):
+            shares = changes(seconds_by_owner(measured_before), seconds_by_owner(found))
+            yield _row(case, "hyperlearn", "others_change", max(shares, key=abs), of_all=_shown(shares))
+            path = found.critical_path / measured_before.critical_path - 1
+            yield _row(case, "hyperlearn", "critical_path_change", path)
+            shares = changes(planned_by_owner(planned_before), planned_by_owner(planned[0]))
+            yield _row(case, "hyperlearn plan", "others_change", max(shares, key=abs), of_all=_shown(shares))
+            path = planned[0].critical_path / planned_before.critical_path - 1
+            yield _row(case, "hyperlearn plan", "critical_path_change", path)
 
 
 def worker_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
@@ -233,18 +239,31 @@ def chain(count: int, entities: int, entries: int) -> Case:
     return Case(f"{count} modalities", sizes, relations, entries, count, spec, one_each=True)
 
 
-def others_change(before: Measured, after: Measured) -> float:
-    """The largest change of what a worker computes, of those that were there before, as a share."""
-    # Owners are the last first, see Case.placed: that of m_k is as far from the end in both.
-    pairs = zip(reversed(before.workers), reversed(after.workers))
-    changes = [after.computed(new) / before.computed(old) - 1 for old, new in pairs]
-    return max(changes, key=abs)
+def seconds_by_owner(found: Measured) -> list[float]:
+    """What workers of a chain compute, the owner of m_0 first: see :meth:`Case.placed`."""
+    return [found.computed(worker) for worker in reversed(found.workers)]
 
 
-def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, list[Measured]]:
+def planned_by_owner(planned: Plan) -> list[float]:
+    """The same of a plan."""
+    return [w.seconds for w in sorted(planned.workers, key=lambda worker: worker.modalities)]
+
+
+def changes(before: Sequence[float], after: Sequence[float]) -> list[float]:
+    """The change of each that was there before, as a share."""
+    return [new / old - 1 for old, new in zip(before, after)]
+
+
+def _shown(shares: Sequence[float]) -> str:
+    return " ".join(f"{share:+.1%}" for share in shares)
+
+
+def _compared(
+    case: Case, folder: Path, *beside: Case
+) -> Generator[Row, None, tuple[list[Measured], list[Plan]]]:
     """The rows of a case: measured, planned, and one over the other.
 
-    Returns what was measured of it, and of others that were trained in turn with it.
+    Returns what was measured, and planned, of it and of others that were trained in turn with it.
     """
     click.echo(case.task, err=True)
     cases = [(each, stored(each, folder)) for each in (case, *beside)]
@@ -254,8 +273,9 @@ def _compared(case: Case, folder: Path, *beside: Case) -> Generator[Row, None, l
         [together] = measured([(*cases[0], client)], SWEEPS)
     (alone, *others), machine = in_turns(cases, folder / "turn", ROUNDS_COMPARED if beside else ROUNDS)
     found = replace(together.on(alone.workers), cpu=alone.cpu)
-    yield from rows_of(case, found, planned_for(case, cases[0][1], machine))
-    return [found, *others]
+    planned = [planned_for(each, path, machine) for each, path in cases]
+    yield from rows_of(case, found, planned[0])
+    return [found, *others], planned
 
 
 @contextmanager
@@ -483,10 +503,10 @@ def stored(case: Case, folder: Path) -> Path:
     return path
 
 
-def _row(case: Case, method: str, metric: str, value: float) -> Row:
+def _row(case: Case, method: str, metric: str, value: float, **more: Detail) -> Row:
     entities = " x ".join(f"{n:,}" for n in case.sizes.values())
     details: dict[str, Detail] = {"rank": RANK, "dtype": DTYPE, "workers": case.workers, "threads": 1}
-    details |= {"shards": case.spec.shards, "scheme": case.spec.scheme, "entries": case.entries}
+    details |= {"shards": case.spec.shards, "scheme": case.spec.scheme, "entries": case.entries, **more}
     return Row("scaling", entities, case.task, method, metric, value, details=details)
 
 

@@ -87,11 +87,17 @@ def test_what_was_measured_on_some_workers_stands_by_the_addresses_of_others() -
     assert (found.workers, found.critical_path, found.computed("q")) == (("p", "q"), 3.0, 2.0)
 
 
-def test_what_one_more_modality_changes_is_by_modality() -> None:
+def test_what_one_more_modality_changes_is_by_modality(tmp_path: Path) -> None:
     before = scaling.Measured(("x", "y"), 1.0, {("solve", "x"): 2.0, ("solve", "y"): 1.0}, {}, 0.0, {})
     cpu = {("solve", "p"): 9.0, ("solve", "q"): 2.2, ("solve", "r"): 1.0}
     after = scaling.Measured(("p", "q", "r"), 1.0, cpu, {}, 0.0, {})
-    assert scaling.others_change(before, after) == pytest.approx(0.1)
+    shares = scaling.changes(scaling.seconds_by_owner(before), scaling.seconds_by_owner(after))
+    assert shares == pytest.approx([0.0, 0.1])
+    two, three = (scaling.chain(count, entities=60_000, entries=60_000) for count in (2, 3))
+    planned = [scaling.planned_for(case, scaling.stored(case, tmp_path), NOMINAL) for case in (two, three)]
+    # m_0 has as much to do as before, the owner of m_1 gets products of one relation more.
+    idle, busier = scaling.changes(*(scaling.planned_by_owner(of_one) for of_one in planned))
+    assert idle == 0 < busier < 0.2
 
 
 def test_the_clusters_that_are_planned_for_fit() -> None:
