@@ -56,7 +56,7 @@ from hyperlearn_dask.training.memory import memory_of_machine
 from hyperlearn_dask.training.placing.arrange import counts_of
 from hyperlearn_dask.training.placing.cost import Counts, Machine
 from hyperlearn_dask.training.placing.machine import PRESETS, measure
-from hyperlearn_dask.training.placing.plan import STAGES, Plan, plan
+from hyperlearn_dask.training.placing.plan import HOPS, STAGES, Plan, plan
 from hyperlearn_dask.training.schedule import sweeps
 from hyperlearn_dask.training.workers.distributed import DaskExecutor
 from hyperlearn_dask.training.workers.on_worker import desk_of, tell_at_once
@@ -246,7 +246,7 @@ def seconds_by_owner(found: Measured) -> list[float]:
 
 def planned_by_owner(planned: Plan) -> list[float]:
     """The same of a plan."""
-    return [w.seconds for w in sorted(planned.workers, key=lambda worker: worker.modalities)]
+    return [w.seconds for w in sorted(planned.workers, key=lambda worker: int(worker.modalities[0][1:]))]
 
 
 def changes(before: Sequence[float], after: Sequence[float]) -> list[float]:
@@ -375,7 +375,7 @@ def _assumptions(machine: Machine, shape: Sequence[int], found: Plan) -> str:
         f"{machine.stream / 1e12:.3g} TB/s in order, {machine.gather[-1][1] / 1e12:.3g} for rows anywhere",
         f"{machine.memory / 1e9:.3g} GB of memory",
         f"{machine.link / 1e9:.3g} GB/s each way between any two, and nothing travels while others compute",
-        f"Dask takes {machine.task * 1e3:.2g} ms a task, and three times a sweep {machine.hop * 1e3:.2g} ms",
+        f"Dask takes {machine.task * 1e3:.2g} ms a task, and {HOPS} times a sweep {machine.hop * 1e3:.2g} ms",
         "entries go anywhere in each modality",
         f"bottleneck: {found.bottleneck}",
     )

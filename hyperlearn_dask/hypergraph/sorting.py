@@ -102,23 +102,16 @@ def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> tuple[np.ndarray, n
 def starts_of(index: np.ndarray, rows: int) -> np.ndarray:
     """Where each of so many rows begins in their sorted indices, and where the last one ends (rows + 1,)."""
     starts = np.empty(rows + 1, dtype=np.int64)
-    _find_starts(len(starts), index, starts)
+    _find_starts(len(index), index, starts)
+    starts[index[-1] + 1 if len(index) else 0 :] = len(index)
     return starts
 
 
 @in_runs()
 def _find_starts(begin, end, index, starts):  # type: ignore[no-untyped-def]
-    low, at = 0, len(index)
-    while low < at:  # the first that is not before the run's rows
-        middle = (low + at) // 2
-        if index[middle] < begin:
-            low = middle + 1
-        else:
-            at = middle
-    for row in range(begin, end):
-        while at < len(index) and index[at] < row:
-            at += 1
-        starts[row] = at
+    for e in range(begin, end):
+        for row in range(index[e - 1] + 1 if e > 0 else 0, index[e] + 1):
+            starts[row] = e
 
 
 @in_runs()

@@ -4,8 +4,7 @@
     ``ids`` and, if there are any, ``labels``; attributes ``count``, ``labels_digest``.
 ``relations/<p>``
     ``coord_0`` …, ``values`` and ``indptr`` (see :func:`read_indptr`); entries are unique and sorted by
-    the longest mode, then by the others; values have 32 bits where they say the same as 64; attributes
-    ``modalities``, ``shape``, ``nnz``, ``mean``.
+    the longest mode, then by the others; attributes ``modalities``, ``shape``, ``nnz``, ``mean``.
 ``tests/<p>``
     ``coord_0`` … and ``values`` in the order of the test table; -1 is an id that is no entity.
 ``graphs/<m>``
@@ -18,7 +17,7 @@
 Every unit also has a ``fingerprint``, a hash of what it was made from, and a ``digest``, a hash of
 what it contains (of a modality: its ids). Units made from others name those digests in their
 fingerprint, so a change redoes exactly what depends on it. The root's attribute ``order`` lists units
-in the order of the data set's settings.
+in the order of the data set's settings. A tensor's values have 32 bits where they say the same as 64.
 """
 
 from __future__ import annotations

@@ -142,7 +142,10 @@ class Relation:
         return self._load() if self._tensor is None else self._tensor
 
     def runs(self, bounds: Sequence[int]) -> Iterator[SparseTensor]:
-        """The entries between successive bounds, run after run, without keeping them here."""
+        """The entries between successive bounds, run after run, without keeping them here.
+
+        Stored ones come with values in 32 bits where they are stored so.
+        """
         if self._tensor is None and self._load_runs is not None:
             return self._load_runs(bounds)
         return (self.read()[start:stop] for start, stop in pairwise(bounds))

@@ -97,7 +97,7 @@ class ShardPlace:
             coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
         shape[mode] = self.rows
         with np.errstate(over="ignore"):  # training begins by looking whether they are too large
-            values = tensor.values.astype(np.float64, copy=False) - offset if offset else tensor.values
+            values = np.subtract(tensor.values, offset, dtype=np.float64) if offset else tensor.values
             values = values.astype(dtype, copy=False)
         narrow = tuple(c.astype(narrowest(n), copy=False) for c, n in zip(coords, shape))
         own = SparseTensor(narrow, values, tuple(shape), sorted_by=mode)

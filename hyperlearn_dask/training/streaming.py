@@ -83,7 +83,7 @@ def streams(
 
 
 def _size(relation: Relation, dtype: str) -> int:
-    """Bytes of a relation's entries, with the values as stored and as the kernels take them."""
+    """Bytes of a relation's entries, with the values as stored (at most 8) and as the kernels take them."""
     index = sum(4 if n <= np.iinfo(np.int32).max else 8 for n in relation.shape)
     own = 0 if dtype == "float64" else np.dtype(dtype).itemsize
     return relation.nnz * (index + 8 + own)

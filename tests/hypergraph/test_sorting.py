@@ -42,9 +42,10 @@ def test_the_number_of_threads_changes_nothing(threads):
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 1000])
 @pytest.mark.parametrize("entries", [0, 1, 300])
-def test_rows_start_where_a_search_finds_them(rows, entries):
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_rows_start_where_a_search_finds_them(rows, entries, dtype):
     index = np.sort(np.random.default_rng(rows).integers(0, max(rows, 1), entries if rows else 0))
-    starts = starts_of(index.astype(np.int32), rows)
+    starts = starts_of(index.astype(dtype), rows)
     np.testing.assert_array_equal(starts, np.searchsorted(index, np.arange(rows + 1)))
 
 

@@ -152,7 +152,7 @@ def test_the_command_says_what_it_streams(hyperlearn, tmp_path):
 def test_offsets_are_taken_from_values_as_they_are_read_as_from_those_held(dtype):
     place = ShardPlace("r", 0, 0, 1, 0, 1)
     cut = [
-        place.cut(SparseTensor((np.zeros(1, np.int32),), np.ones(1, stored), (1,)), 0.1, dtype)
+        place.cut(SparseTensor((np.zeros(1, np.int32),), np.full(1, 0.125, stored), (1,)), 0.1, dtype)
         for stored in (np.float32, np.float64)
     ]
-    assert [shard.tensor.values.tolist() for shard in cut] == [[np.dtype(dtype).type(1 - 0.1)]] * 2
+    assert [shard.tensor.values.tolist() for shard in cut] == [[np.dtype(dtype).type(0.125 - 0.1)]] * 2

@@ -19,7 +19,8 @@ _ROWS = (2_000, 16_000, 64_000, 400_000)  # from what caches hold to what they d
 _ENTRIES = 500_000  # of the shorter pass at least, so that rows are met again as in a sweep
 _REPEATS = 3
 
-# Not measured: half of what the makers say of memory and arithmetic, and a network of 200 Gbit/s.
+# Not measured: half of what the makers say of memory and arithmetic, and a network of 200 Gbit/s. Dask's
+# messages are taken to be as slow as on two cores.
 PRESETS: Mapping[str, Machine] = MappingProxyType(
     {
         "a100": Machine(1.0e12, ((2e7, 2.5e12), (2e8, 5e11)), 3.9e13, 2.5e10, 1e-3, 80e9, 1e9),

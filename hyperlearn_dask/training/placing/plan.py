@@ -7,7 +7,7 @@ long as the worker with most to do in it:
 
 Between the first two products travel, before the line proposals do: as long as the link with most to
 carry takes. Over all lies what Dask needs: the driver for every task, and its messages for the three times
-in a sweep that steps wait for others': solves for products, lines for directions, the step for lines.
+in a sweep that steps wait for each other: solves for products, lines for directions, the step for lines.
 """
 
 from __future__ import annotations

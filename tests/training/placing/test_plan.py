@@ -39,6 +39,12 @@ def test_what_does_not_fit_is_said_and_a_slow_link_is_the_bottleneck():
     assert (found.bottleneck, found.does_not_fit) == ("exchange", "")
 
 
+def test_messages_hold_up_a_sweep_three_times():
+    slow, fast = (plan(PROBLEM, COUNTS, replace(NOMINAL, hop=seconds), 2) for seconds in (1.0, 0.0))
+    assert slow.seconds - fast.seconds == pytest.approx(3.0)
+    assert (slow.bottleneck, slow.critical_path) == ("dask", fast.critical_path)
+
+
 def test_the_command_by_sizes(hyperlearn):
     sizes = ["plan", "--sizes", "a=2k,b=1k", "--preset", "h100", "--json"]
     ended = hyperlearn(*sizes, "--nnz", "1M", "--memory", "0.5GB", "--workers", "3")
