@@ -20,9 +20,10 @@ Two experiments, and the plan for clusters we do not have:
 
 ``modalities``: a chain of equal modalities in which relation k joins m_k and m_(k-1); a worker owns m_k
 and holds relation k. ``others_change`` is the largest change of the processor seconds of a worker that
-was there before m_k came (``of_all``: of each, m_0's first), ``critical_path_change`` that of the critical
-path, as a share: the chains with and without it are trained side by side for that, sweep by sweep. Beside
-them stand the changes of the plan, which counts what there is to do.
+was there before m_k came (``of_each``: m_0's first, which holds no relation and has a tenth of the work of
+others), ``others_together_change`` that of their sum, ``critical_path_change`` that of the critical path, as
+shares: the chains with and without it are trained side by side for that, sweep by sweep. Beside them stand
+the changes of the plan, which counts what there is to do.
 
 ``workers``: one relation of three modalities on 1 to 4 workers, in 1 to 8 stretches, placed by
 ``shards`` or, as published, by ``owner``.
@@ -69,8 +70,8 @@ DTYPE = "float32"
 WARM = 3  # sweeps in which workers load their shards and kernels are compiled
 SWEEPS = 23
 TURNS = 9  # sweeps with a step at a time
-# How often they are trained: one case by itself, and those that are compared.
-ROUNDS, ROUNDS_COMPARED = 3, 8
+# How often they are trained: one case by itself, and chains, that are compared.
+ROUNDS, ROUNDS_OF_CHAINS = 3, 8
 STAGE_OF = {
     "mttkrp": "products",
     "normal": "products",
@@ -206,15 +207,11 @@ def chain_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
     chains = [chain(count, sizes.chain, sizes.chain_entries) for count in sizes.modalities]
     for before, case in zip([[], *([each] for each in chains)], chains):
         (found, *without), planned = yield from _compared(case, folder, *before)
-        for measured_before, planned_before in zip(without, planned[1:]):
-            shares = changes(seconds_by_owner(measured_before), seconds_by_owner(found))
-            yield _row(case, "hyperlearn", "others_change", max(shares, key=abs), of_all=_shown(shares))
-            path = found.critical_path / measured_before.critical_path - 1
-            yield _row(case, "hyperlearn", "critical_path_change", path)
-            shares = changes(planned_by_owner(planned_before), planned_by_owner(planned[0]))
-            yield _row(case, "hyperlearn plan", "others_change", max(shares, key=abs), of_all=_shown(shares))
-            path = planned[0].critical_path / planned_before.critical_path - 1
-            yield _row(case, "hyperlearn plan", "critical_path_change", path)
+        for old, old_plan in zip(without, planned[1:]):
+            for metric, value, more in changes(old, found):
+                yield _row(case, "hyperlearn", metric, value, **more)
+            for metric, value, more in changes(old_plan, planned[0]):
+                yield _row(case, "hyperlearn plan", metric, value, **more)
 
 
 def worker_rows(sizes: Sizes, folder: Path) -> Iterator[Row]:
@@ -239,23 +236,24 @@ def chain(count: int, entities: int, entries: int) -> Case:
     return Case(f"{count} modalities", sizes, relations, entries, count, spec, one_each=True)
 
 
-def seconds_by_owner(found: Measured) -> list[float]:
-    """What workers of a chain compute, the owner of m_0 first: see :meth:`Case.placed`."""
-    return [found.computed(worker) for worker in reversed(found.workers)]
+def changes(
+    before: Measured | Plan, after: Measured | Plan
+) -> Iterator[tuple[str, float, dict[str, Detail]]]:
+    """What one more modality changes, as shares: of workers that were there before, and the critical path."""
+    pairs = list(zip(seconds_by_owner(before), seconds_by_owner(after)))
+    shares = [new / old - 1 for old, new in pairs]
+    each = " ".join(f"{share:+.1%}" for share in shares)
+    yield "others_change", max(shares, key=abs), {"of_each": each}
+    old, new = map(sum, zip(*pairs))
+    yield "others_together_change", new / old - 1, {}
+    yield "critical_path_change", after.critical_path / before.critical_path - 1, {}
 
 
-def planned_by_owner(planned: Plan) -> list[float]:
-    """The same of a plan."""
-    return [w.seconds for w in sorted(planned.workers, key=lambda worker: int(worker.modalities[0][1:]))]
-
-
-def changes(before: Sequence[float], after: Sequence[float]) -> list[float]:
-    """The change of each that was there before, as a share."""
-    return [new / old - 1 for old, new in zip(before, after)]
-
-
-def _shown(shares: Sequence[float]) -> str:
-    return " ".join(f"{share:+.1%}" for share in shares)
+def seconds_by_owner(found: Measured | Plan) -> list[float]:
+    """What workers of a chain compute, the owner of m_0 first."""
+    if isinstance(found, Measured):  # see Case.placed
+        return [found.computed(worker) for worker in reversed(found.workers)]
+    return [w.seconds for w in sorted(found.workers, key=lambda worker: int(worker.modalities[0][1:]))]
 
 
 def _compared(
@@ -271,7 +269,9 @@ def _compared(
         compile_kernels(each, folder)
     with workers_of(case) as client:
         [together] = measured([(*cases[0], client)], SWEEPS)
-    (alone, *others), machine = in_turns(cases, folder / "turn", ROUNDS_COMPARED if beside else ROUNDS)
+    (alone, *others), machine = in_turns(
+        cases, folder / "turn", ROUNDS_OF_CHAINS if case.one_each else ROUNDS
+    )
     found = replace(together.on(alone.workers), cpu=alone.cpu)
     planned = [planned_for(each, path, machine) for each, path in cases]
     yield from rows_of(case, found, planned[0])

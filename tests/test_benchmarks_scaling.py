@@ -91,13 +91,15 @@ def test_what_one_more_modality_changes_is_by_modality(tmp_path: Path) -> None:
     before = scaling.Measured(("x", "y"), 1.0, {("solve", "x"): 2.0, ("solve", "y"): 1.0}, {}, 0.0, {})
     cpu = {("solve", "p"): 9.0, ("solve", "q"): 2.2, ("solve", "r"): 1.0}
     after = scaling.Measured(("p", "q", "r"), 1.0, cpu, {}, 0.0, {})
-    shares = scaling.changes(scaling.seconds_by_owner(before), scaling.seconds_by_owner(after))
-    assert shares == pytest.approx([0.0, 0.1])
+    found = {metric: (value, more) for metric, value, more in scaling.changes(before, after)}
+    assert found["others_change"] == (pytest.approx(0.1), {"of_each": "+0.0% +10.0%"})
+    assert found["others_together_change"] == (pytest.approx(0.2 / 3), {})
+    assert found["critical_path_change"] == (pytest.approx(9 / 2 - 1), {})
     two, three = (scaling.chain(count, entities=60_000, entries=60_000) for count in (2, 3))
     planned = [scaling.planned_for(case, scaling.stored(case, tmp_path), NOMINAL) for case in (two, three)]
     # m_0 has as much to do as before, the owner of m_1 gets products of one relation more.
-    idle, busier = scaling.changes(*(scaling.planned_by_owner(of_one) for of_one in planned))
-    assert idle == 0 < busier < 0.2
+    (idle, busy), (idle_then, busier, _) = map(scaling.seconds_by_owner, planned)
+    assert idle_then == idle and busy < busier < 1.2 * busy
 
 
 def test_the_clusters_that_are_planned_for_fit() -> None:

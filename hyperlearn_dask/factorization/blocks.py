@@ -22,7 +22,7 @@ import numpy as np
 from hyperlearn_dask.backend import Array, array_module, beside
 from hyperlearn_dask.factorization import kernels, row_systems
 from hyperlearn_dask.factorization.filters import conjugate_gradients, graph_product, solve_resolvent
-from hyperlearn_dask.factorization.grams import inner, scaled, spectrum, term_gram
+from hyperlearn_dask.factorization.grams import add_scaled, inner, scaled, spectrum, term_gram
 from hyperlearn_dask.factorization.kernels import arrays, dense
 from hyperlearn_dask.factorization.kernels.rows import Part, RowGrams, form, solver_of_rows, times_rows
 from hyperlearn_dask.factorization.problem import Problem, Term
@@ -118,8 +118,11 @@ def _sum(
         total = scaled(whole, scale)
     else:
         total = xp.zeros(shape, dtype=dtype)
-    for where, scale, part in parts:
-        total[where] += scale * part
+    for (rows, columns), scale, part in parts:
+        if isinstance(columns, slice):
+            add_scaled(total[rows], scale, part)
+        else:
+            total[rows, columns] += scale * part
     return total
 
 

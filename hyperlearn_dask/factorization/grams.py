@@ -101,3 +101,12 @@ def scaled(matrix: Array, number: float) -> Array:
         dense.scale(own, number)
         return own
     return xp.ascontiguousarray(matrix) * matrix.dtype.type(number)
+
+
+def add_scaled(total: Array, number: float, matrix: Array) -> None:
+    """total += number * matrix, in the place and the dtype of total."""
+    alike = total.shape == matrix.shape and total.dtype == matrix.dtype
+    if array_module(total) is np and alike and total.flags.c_contiguous and matrix.flags.c_contiguous:
+        dense.add(total, number, matrix)
+    else:
+        total += number * matrix

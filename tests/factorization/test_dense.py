@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hyperlearn_dask.factorization.grams import add_scaled
 from hyperlearn_dask.factorization.kernels import arrays, dense
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -50,6 +51,22 @@ def test_a_step_is_taken_in_the_dtype_of_the_start():
     moved = dense.moved(start, 0.25, direction)
     assert moved.dtype == np.float32
     assert (moved == 2).all() and (start == 1).all()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_added_is_added_in_its_place(shape, dtype):
+    rng = np.random.default_rng(2)
+    total, part = (rng.normal(size=shape).astype(dtype) for _ in range(2))
+    columns, row = np.asfortranarray(part), part[0]
+    for other in (part, columns, row):
+        found, number = total.copy(), total.dtype.type(0.3)
+        add_scaled(found, 0.3, other)
+        np.testing.assert_array_equal(found, total + number * other)
+        assert found.dtype == dtype
+    longer = np.zeros((len(total) + 2, shape[1]), dtype)
+    add_scaled(longer[1:-1], 0.3, part)
+    np.testing.assert_array_equal(longer[1:-1], total.dtype.type(0.3) * part)
+    assert not longer[[0, -1]].any()
 
 
 def test_arrays_of_kernels_begin_at_cache_lines_and_use_memory_again() -> None:

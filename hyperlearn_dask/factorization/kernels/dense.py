@@ -92,6 +92,17 @@ def scale(matrix: np.ndarray, number: float) -> None:
     _scale(matrix.size, matrix.reshape(-1), matrix.dtype.type(number))
 
 
+def add(total: np.ndarray, number: float, matrix: np.ndarray) -> None:
+    """A matrix in C order becomes itself plus a number times another one of its shape and dtype."""
+    _add(total.size, total.reshape(-1), total.dtype.type(number), matrix.reshape(-1))
+
+
+@in_runs()
+def _add(begin, end, total, number, matrix):  # type: ignore[no-untyped-def]
+    for at in range(begin, end):
+        total[at] += number * matrix[at]
+
+
 @in_runs()
 def _scale(begin, end, matrix, number):  # type: ignore[no-untyped-def]
     for at in range(begin, end):
