@@ -45,6 +45,8 @@ HYPERGRAPH = "hypergraph.zarr"
 MODEL = "model.zarr"
 METRICS = "metrics.json"
 CHECKPOINTS = "checkpoints"  # of an unfinished training
+# Settings that say where training ends, which makes no difference to how it gets there.
+ENDS = {"training.sweeps", "training.tolerance", "training.patience"}
 
 # Settings of a relation that are in the digest of its unit, or that only evaluation and queries use.
 _NOT_TRAINED_ON = {"name", "table", "columns", "value", "duplicates", "test", "unseen", "target", "evidence"}
@@ -164,8 +166,7 @@ def train_stage(job: Job) -> StageReport:
 
     weights = {m: s.graph.weight for m, s in dataset.modalities.items() if s.graph is not None}
     problem = problem_of(hypergraph, dataset.relations, dataset.training, weights, dataset.encoders)
-    # Where training ends makes no difference to how it gets there.
-    ways = hash_of({name: value for name, value in asked.items() if name != "training.sweeps"})
+    ways = hash_of({name: value for name, value in asked.items() if name not in ENDS})
     checkpoints = Checkpoints(job.out / CHECKPOINTS, ways, tell=job.note, every=job.checkpoint_every)
     if job.restart:
         checkpoints.clear()

@@ -387,8 +387,9 @@ def _values(executor: Executor, point: Point) -> tuple[dict[str, np.ndarray], di
 
 
 def _leads_on(training: TrainingSpec, state: State) -> bool:
-    """Whether training comes by a state: that no sweeps are left where it has draws, and some where not."""
-    return len(state.history) <= training.sweeps and _ended(state.history, training) == (state.draw > 0)
+    """Whether training comes by a state: it ends by no sweep before, and by the last only to draw."""
+    *before, last = (_ended(state.history[:number], training) for number in range(len(state.history) + 1))
+    return not any(before) and last == (state.draw > 0)
 
 
 def _ended(history: Sequence[SweepReport], training: TrainingSpec) -> bool:

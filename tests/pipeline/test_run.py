@@ -334,6 +334,14 @@ def test_a_killed_training_goes_on_to_fewer_sweeps(hyperlearn: Run, killed: Path
     assert len(open_model(out / "model.zarr").history) == 9
 
 
+def test_a_killed_training_goes_on_to_another_tolerance(hyperlearn: Run, edit: Edit, killed: Path) -> None:
+    club = killed.parent / "club"
+    edit(club / "dataset.toml", "sweeps = 12", "sweeps = 12\ntolerance = 1e-9")
+    ended = hyperlearn("train", club, "--out", killed)
+    assert ended.code == 0, ended.err
+    assert "going on from sweep 7" in ended.err.splitlines()
+
+
 @pytest.mark.parametrize("options", [["--restart"], ["--seed", "2"]], ids=["restart", "other settings"])
 def test_a_training_begins_anew_if_told_or_of_something_else(
     hyperlearn: Run, killed: Path, options: list[str]

@@ -137,6 +137,15 @@ fit(hypergraph, problem, training, on_sweep=on_sweep, checkpoints=checkpoints)
     assert_same(got, train(None, two_relations(), {}))
 
 
+def test_what_would_have_ended_before_is_not_gone_on_from(often, told):
+    train_until(10, often(), two_relations(), {})
+    expected = train(None, two_relations(), {"tolerance": 0.5})
+    assert 5 <= len(expected.history) < 9
+    got = train(often(), two_relations(), {"tolerance": 0.5})
+    assert not any("going on" in line for line in told)
+    assert_same(got, expected)
+
+
 def test_workers_go_on_and_so_does_one_process_after_them(often, told, tmp_path):
     path = tmp_path / "hypergraph.zarr"
     save_hypergraph(two_relations(), path)
