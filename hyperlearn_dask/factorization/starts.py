@@ -25,6 +25,7 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 # Clustering looks at no more than this many hyperedges of a relation, evenly spaced.
 SAMPLE = 200_000
 RANDOM_SCALE = 0.3
+ROWS_AT_ONCE = 1 << 16  # random numbers have 64 bits: those of a whole factor are twice its size, or more
 
 
 def start_factors(
@@ -61,15 +62,20 @@ def start_factors(
         joining = [t for t in terms if joins(t)[columns[0]]]
         if kind != "random" and (joining or not only_zero):
             begin = _by_degree if kind == "degree" else _clustered
-            for m, values in begin(joining or terms, columns[0], width, samples, rng):
-                factors[m][:, columns] = values
+            for m, rows, values in begin(joining or terms, columns[0], width, samples, rng):
+                factors[m][rows, columns] = values
                 coupled[m] = False
         for m, is_free in coupled.items():
             if is_free:  # in no clustered relation: small and random, or 0 for a bias
                 alone = all(t.coupled[:, columns[0]].sum() == 1 for t in terms if m in t.modalities)
-                noise = rng.normal(scale=RANDOM_SCALE, size=(problem.sizes[m], width))
-                factors[m][:, columns] = 0 if alone else noise
+                for rows in _runs(problem.sizes[m]):
+                    noise = rng.normal(scale=RANDOM_SCALE, size=(len(factors[m][rows]), width))
+                    factors[m][rows, columns] = 0 if alone else noise
     return factors
+
+
+def _runs(rows: int) -> Iterator[slice]:
+    return (slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE))
 
 
 def joins(term: Term) -> np.ndarray:
@@ -93,8 +99,8 @@ def _by_degree(
     width: int,
     samples: Mapping[str, SparseTensor],
     rng: np.random.Generator,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Degrees times uniform random numbers, over the modalities that some terms couple.
+) -> Iterator[tuple[str, slice, np.ndarray]]:
+    """Degrees times uniform random numbers, over the modalities that some terms couple, run of rows by run.
 
     The columns of the K modalities of a term have lengths whose product is about the norm of its tensor over
     the number of columns, so that all columns together are of the tensor's size.
@@ -108,9 +114,10 @@ def _by_degree(
                 norm = float(np.linalg.norm(tensor.values)) / width
                 scale = max(scale, norm ** (1 / len(_members(term, column))))
         length = max(float(np.linalg.norm(degree)), 1e-300)
-        start = rng.random((len(degree), width))
-        start *= (degree * (scale / length))[:, None]
-        yield m, start
+        degree *= scale / length
+        for rows in _runs(len(degree)):
+            start = rng.random((len(degree[rows]), width))
+            yield m, rows, start * degree[rows, None]
 
 
 def _clustered(
@@ -119,7 +126,7 @@ def _clustered(
     width: int,
     samples: Mapping[str, SparseTensor],
     rng: np.random.Generator,
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, slice, np.ndarray]]:
     """One column per cluster of the hyperedges of some terms, over the modalities they couple."""
     members = list(dict.fromkeys(m for t in terms for m in _members(t, column)))
     first = dict(zip(members, np.cumsum([0, *(_size(terms, samples, m) for m in members)])))
@@ -146,7 +153,7 @@ def _clustered(
         start = share * mass ** (1 / len(_members(terms[0], column)))
         # a little noise keeps empty clusters, and entities of no cluster, alive
         start += rng.random(share.shape) * 1e-3 * max(start.mean(), 1e-12)
-        yield m, start
+        yield m, slice(None), start
 
 
 def _cluster_hyperedges(

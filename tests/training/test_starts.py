@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from hyperlearn_dask.config import TrainingSpec
-from hyperlearn_dask.factorization.problem import TermSettings
+from hyperlearn_dask.factorization import starts
+from hyperlearn_dask.factorization.problem import TermSettings, build_problem
 from hyperlearn_dask.factorization.starts import start_factors
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.fit import fit, problem_of
@@ -51,6 +52,16 @@ def joined(columns: list[np.ndarray], shape: tuple[int, ...]) -> SparseTensor:
     """The hyperedges, each once."""
     rows = np.unique(np.column_stack(columns), axis=0)
     return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), shape)
+
+
+@pytest.mark.parametrize("kind", ["degree", "random"])
+def test_rows_that_are_drawn_at_once_change_no_number(kind, monkeypatch) -> None:
+    problem = build_problem(dict(zip(NAMES, SHAPE)), {"joined": NAMES}, {}, {"all": 5}, {}, 1.0)
+    samples = {"joined": power_law()}
+    whole = start_factors(problem, samples, kind, 3, "float64")
+    monkeypatch.setattr(starts, "ROWS_AT_ONCE", 7)
+    in_runs = start_factors(problem, samples, kind, 3, "float64")
+    assert all(np.array_equal(in_runs[m], factor) and factor.any() for m, factor in whole.items())
 
 
 @pytest.mark.parametrize(
