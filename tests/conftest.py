@@ -103,24 +103,6 @@ def write_film_club(folder: Path) -> Path:
     return folder
 
 
-# Whole files go to one tester each, so the longest ones come first: else one tester has the last to itself.
-LONGEST = (
-    "tests/training/workers/test_faults.py",
-    "tests/pipeline/test_serving.py",
-    "tests/test_compose.py",
-    "tests/training/test_checkpoint.py",
-    "tests/training/workers/test_distributed.py",
-    "tests/pipeline/test_run.py",
-    "tests/factorization/test_kernels.py",
-    "tests/tuning/test_tune.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))
-
-
 @pytest.fixture
 def film_club(tmp_path: Path) -> Path:
     """The folder of the data set, each time a new one."""
