@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
-from hyperlearn_dask.factorization.grams import add_scaled
 from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, Result, Shard
@@ -75,7 +74,7 @@ def _added(total: Product | None, more: Product, rows: int) -> Product:
     sums_of: list[tuple[Any, Any]] = [(total.right, more.right), (total.gram, gram)]
     for sums, part in sums_of:
         if sums is not None and part is not None:
-            add_scaled(sums[more.first_row : more.first_row + len(part)], 1.0, part)
+            sums[more.first_row : more.first_row + len(part)] += part
     common = more.common if total.common is None else total.common + more.common
     return Product(total.term, 0, total.right, total.gram, common)
 

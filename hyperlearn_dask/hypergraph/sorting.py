@@ -99,21 +99,6 @@ def _sort(key: np.ndarray, order: np.ndarray, limit: int) -> tuple[np.ndarray, n
     return order, key
 
 
-def starts_of(index: np.ndarray, rows: int) -> np.ndarray:
-    """Where each of so many rows begins in their sorted indices, and where the last one ends (rows + 1,)."""
-    starts = np.empty(rows + 1, dtype=np.int64)
-    _find_starts(len(index), index, starts)
-    starts[index[-1] + 1 if len(index) else 0 :] = len(index)
-    return starts
-
-
-@in_runs()
-def _find_starts(begin, end, index, starts):  # type: ignore[no-untyped-def]
-    for e in range(begin, end):
-        for row in range(index[e - 1] + 1 if e > 0 else 0, index[e] + 1):
-            starts[row] = e
-
-
 @in_runs()
 def _count_digits(begin, end, key, shift, mask, bounds, counts):  # type: ignore[no-untyped-def]
     for run in range(begin, end):

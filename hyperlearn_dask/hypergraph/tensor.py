@@ -46,9 +46,12 @@ class SparseTensor:
     @cached_property
     def row_starts(self) -> np.ndarray:
         """Where each row of the sort mode begins in the entries, and where the last one ends."""
-        from hyperlearn_dask.hypergraph.sorting import starts_of  # Numba is heavy, and not needed to read
-
-        return starts_of(self.coords[self.sort_mode], self.shape[self.sort_mode])
+        index, rows = self.coords[self.sort_mode], self.shape[self.sort_mode]
+        new = np.ones(len(index), dtype=bool)
+        new[1:] = index[1:] != index[:-1]
+        firsts = np.flatnonzero(new)
+        # Rows without entries begin where the next one with some does.
+        return np.repeat(np.append(firsts, len(index)), np.diff(index[firsts], prepend=-1, append=rows))
 
     def __getitem__(self, entries: slice | np.ndarray) -> SparseTensor:
         """The same tensor with only some entries."""

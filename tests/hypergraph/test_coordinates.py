@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
 SHAPES = [(3, 2), (2, 4, 2), (3, 3), (2, 2**40, 2**40)]  # the last has more cells than 64 bits number
 
@@ -53,3 +54,12 @@ def test_coordinates_are_as_wide_as_they_need(size, dtype):
     tensor, _ = in_order((np.array([0]), np.array([size - 1])), np.ones(1), (2, size))
     assert tensor.coords[1].dtype == dtype
     assert tensor.coords[1][0] == size - 1
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 1000])
+@pytest.mark.parametrize("entries", [0, 1, 300])
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+def test_rows_start_where_a_search_finds_them(rows, entries, dtype):
+    index = np.sort(np.random.default_rng(rows).integers(0, max(rows, 1), entries if rows else 0))
+    tensor = SparseTensor((index.astype(dtype),), np.ones(len(index)), (rows,))
+    np.testing.assert_array_equal(tensor.row_starts, np.searchsorted(index, np.arange(rows + 1)))

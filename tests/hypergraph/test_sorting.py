@@ -2,7 +2,7 @@ import numba
 import numpy as np
 import pytest
 
-from hyperlearn_dask.hypergraph.sorting import stable_order, starts_of, sum_groups, take
+from hyperlearn_dask.hypergraph.sorting import stable_order, sum_groups, take
 
 # The last two do not fit a key of 63 bits: in two keys, and each coordinate in its own.
 SIZES = [(1,), (5,), (70_000,), (3, 4, 2), (480_000, 17_770, 2_182), (2**40, 3, 2**40, 7), (2**62, 2**62)]
@@ -38,15 +38,6 @@ def test_the_number_of_threads_changes_nothing(threads):
     finally:
         numba.set_num_threads(before)
     np.testing.assert_array_equal(order, np.lexsort(coords[::-1]))
-
-
-@pytest.mark.parametrize("rows", [0, 1, 7, 1000])
-@pytest.mark.parametrize("entries", [0, 1, 300])
-@pytest.mark.parametrize("dtype", [np.int32, np.int64])
-def test_rows_start_where_a_search_finds_them(rows, entries, dtype):
-    index = np.sort(np.random.default_rng(rows).integers(0, max(rows, 1), entries if rows else 0))
-    starts = starts_of(index.astype(dtype), rows)
-    np.testing.assert_array_equal(starts, np.searchsorted(index, np.arange(rows + 1)))
 
 
 def test_take_is_indexing_and_casts():
