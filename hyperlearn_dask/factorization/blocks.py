@@ -97,14 +97,14 @@ def assemble(
             elif product.gram is not None:
                 if row_grams is None:
                     row_grams = xp.zeros((rows, len(columns), len(columns)), dtype=dtype)
-                _add_scaled(row_grams[span], to, scale, product.gram)
+                _add_grams(row_grams[span], to, scale, product.gram)
     right = _sum(parts, (rows, len(columns)), dtype, xp)
     if row_grams is None:
         return BlockSystem(gram, right, tuple(own)) if own else BlockSystem(_regular(gram, dtype), right)
     row_grams += xp.asarray(gram, dtype=dtype)
     for part in own:
         span = slice(part.first_row, part.first_row + len(part.grams))
-        _add_scaled(row_grams[span], part.columns, part.scale, part.grams.formed())
+        _add_grams(row_grams[span], part.columns, part.scale, part.grams.formed())
     return BlockSystem(_regular(row_grams, dtype), right)
 
 
@@ -126,7 +126,7 @@ def _sum(
     return total
 
 
-def _add_scaled(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> None:
+def _add_grams(row_grams: Array, to: np.ndarray, scale: float, gram: Array) -> None:
     """row_grams[:, to, to] += scale * gram; the largest arrays of training, so a few rows at a time."""
     run = slice(to[0], to[-1] + 1) if len(to) else slice(0, 0)
     together = run.stop - run.start == len(to)

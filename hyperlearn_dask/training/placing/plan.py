@@ -106,9 +106,11 @@ def plan(
     )
     work = _work(problem, counts, placement)
     messages = list(_messages(problem, counts, placement))
-    exchange = sum(_longest_link(messages, stage, machine) for stage in ("products", "line"))
-    waiting = _tasks(work, messages) * machine.task + HOPS * machine.hop
-    stages, spent = {}, {"exchange": exchange, "dask": waiting}
+    between = {
+        "exchange": sum(_longest_link(messages, stage, machine) for stage in ("products", "line")),
+        "dask": _tasks(work, messages) * machine.task + HOPS * machine.hop,
+    }
+    stages, spent = {}, dict(between)
     for stage in STAGES:
         slowest = max(placement.workers, key=lambda w: machine.total(work[stage, w]))
         seconds = machine.seconds(work[stage, slowest])
@@ -129,7 +131,7 @@ def plan(
         )
     return Plan(
         tuple(planned),
-        stages | {"exchange": exchange, "dask": waiting},
+        stages | between,
         spent,
         sum(received.values()),
         _too_large(planned, machine),
