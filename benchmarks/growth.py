@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+import numba
 import numpy as np
 import psutil
 
+from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.problem import Problem, build_problem
 from hyperlearn_dask.factorization.starts import SAMPLE, sample, start_factors
@@ -22,6 +24,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
 from hyperlearn_dask.training.executor import LocalExecutor, Setting
+from hyperlearn_dask.training.fit import fit
 from hyperlearn_dask.training.report import SweepReport
 from hyperlearn_dask.training.schedule import sweeps
 from hyperlearn_dask.training.streaming import streams
@@ -114,33 +117,33 @@ def streamed(tensor: SparseTensor, rank: int) -> tuple[float, float]:
     return held, read
 
 
-def peak_of_training(tensor: SparseTensor, rank: int) -> Peak:
+def peak_of_training(tensor: SparseTensor, rank: int, schedule: str) -> Peak:
     """A training's memory, in a process of its own that has compiled the kernels before."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "hypergraph.zarr"
-        save_hypergraph(hypergraph_of(tensor), path)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            return fresh.submit(_peak_here, path, rank).result()
-
-
-def _peak_here(path: Path, rank: int) -> Peak:
     few = SparseTensor((np.arange(3, dtype=np.int32),) * 3, np.ones(3), (3, 3, 3))
-    warm = hypergraph_of(few)
-    for _ in reports(warm, start_of(few, rank, "float32"), "parallel", WARM):
-        pass
+    with tempfile.TemporaryDirectory() as folder:
+        stores = [Path(folder) / f"{name}.zarr" for name in ("few", "all")]
+        for store, entries in zip(stores, (few, tensor)):
+            save_hypergraph(hypergraph_of(entries), store)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            return fresh.submit(_peak_here, *stores, rank, schedule).result()
+
+
+def _peak_here(few: Path, store: Path, rank: int, schedule: str) -> Peak:
+    training = TrainingSpec(groups={"all": rank}, schedule=schedule, sweeps=WARM, dtype="float32")  # type: ignore[arg-type]
+
+    def train(path: Path) -> None:
+        hypergraph = open_hypergraph(path)
+        fit(hypergraph, problem_of(hypergraph, rank), training)
+
+    train(few)
     arrays.forget()
     gc.collect()
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")  # the most so far is now what there is
-    hypergraph = open_hypergraph(path)
-    few = sample(hypergraph.relations["entries"].read(), SAMPLE)
-    for _ in reports(hypergraph, start_of(few, rank, "float32"), "parallel", WARM):
-        pass
+    train(store)
     status = Path("/proc/self/status").read_text()
     most = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
-    relation = hypergraph.relations["entries"]
-    import numba
-
+    relation = open_hypergraph(store).relations["entries"]
     short = sum(relation.shape) - max(relation.shape)
     # one sorted copy, factors, private outputs
     needed = relation.nnz * 4 * (len(relation.shape) + 1)

@@ -272,10 +272,12 @@ def _storage_rows() -> Iterator[Row]:
     yield row("hyperlearn, entries held", "seconds_per_sweep", held)
     yield row("hyperlearn, entries streamed", "seconds_per_sweep", read)
     yield row("hyperlearn, entries streamed", "ratio_to_held", read / held)
-    peak = growth.peak_of_training(tensor, 32)
-    yield row("hyperlearn parallel float32", "peak_MiB", (peak.most - peak.before) / 2**20)
+    for schedule in ("parallel", "sequential"):
+        peak = growth.peak_of_training(tensor, 32, schedule)
+        ours = partial(row, f"hyperlearn {schedule} float32")
+        yield ours("peak_MiB", (peak.most - peak.before) / 2**20)
+        yield ours("ratio_to_needed", peak.ratio)
     yield row("entries, factors, private outputs", "peak_MiB", peak.needed / 2**20)
-    yield row("hyperlearn parallel float32", "ratio_to_needed", peak.ratio)
 
 
 def _installed(library: str) -> bool:

@@ -19,6 +19,7 @@ from tests.test_layering import modules
 
 # What executes, or makes objects from, whatever a file holds.
 UNPICKLES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "numcodecs"}
+BYTES_TO_BYTES = {"numcodecs.blosc"}
 READS_PICKLES = {"read_pickle", "memmap", "fromfile", "unpickle", "loadtxt"}
 
 
@@ -147,7 +148,7 @@ def test_nothing_that_lies_on_disk_is_unpickled(module: str) -> None:
         if isinstance(node, ast.Import):
             assert not {alias.name.split(".")[0] for alias in node.names} & UNPICKLES
         elif isinstance(node, ast.ImportFrom):
-            assert str(node.module).split(".")[0] not in UNPICKLES
+            assert str(node.module).split(".")[0] not in UNPICKLES or node.module in BYTES_TO_BYTES
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             assert node.func.attr not in READS_PICKLES
             if ast.unparse(node.func) in ("np.load", "numpy.load"):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import zarr
 
-from hyperlearn_dask import storage
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.storage import (
     create_artefact,
@@ -22,6 +21,7 @@ from hyperlearn_dask.storage import (
     replacing,
     write_array,
 )
+from hyperlearn_dask.storage.chunks import Chunks
 
 FORMAT = "test-format"
 
@@ -94,16 +94,16 @@ def test_runs_are_those_rows_and_no_chunk_is_decoded_twice(tmp_path, monkeypatch
     data = np.arange(2_500_000)
     make(tmp_path / "a.zarr", data)
     group = open_artefact(tmp_path / "a.zarr", FORMAT)
-    read = []
-    rows = storage._rows
+    decoded = []
+    decode = Chunks._decode
     monkeypatch.setattr(
-        storage, "_rows", lambda group, array, name, at: read.append(at) or rows(group, array, name, at)
+        Chunks, "_decode", lambda self, number, into: decoded.append(number) or decode(self, number, into)
     )
     bounds = [700, 700, 5000, 1 << 20, 1_100_000, 2_400_000, 2_400_000, 2_500_000]
     runs = list(read_runs(group, "x", bounds))
     for run, start, stop in zip(runs, bounds[:-1], bounds[1:], strict=True):
         np.testing.assert_array_equal(run, data[start:stop])
-    assert [(at.start, at.stop) for at in read] == [(700, 1 << 20), (1 << 20, 2 << 20), (2 << 20, 2_500_000)]
+    assert decoded == [0, 1, 2]
 
 
 def test_damage_is_found_in_the_run_that_has_it(tmp_path):
@@ -310,3 +310,25 @@ def test_hashes_tell_what_matters(tmp_path):
     assert hash_file(tmp_path / "x").startswith("2d711642b726b044")
     with pytest.raises(InputError, match="cannot be read"):
         hash_file(tmp_path / "y")
+
+
+def test_arrays_of_another_make_are_left_to_zarr(tmp_path):
+    data = np.arange(24.0).reshape(6, 4)
+    with replacing(tmp_path / "a.zarr") as staging:
+        group = create_artefact(staging, FORMAT)
+        group.create_array("columns", data=data, chunks=(4, 2))
+        group.create_array("turned", data=data.astype(">f8"), chunks=(4, 4))
+        group.create_array("plain", data=data, chunks=(4, 4), compressors=None)
+    group = open_artefact(tmp_path / "a.zarr", FORMAT)
+    for name in ("columns", "turned", "plain"):
+        np.testing.assert_array_equal(read_array(group, name, 1, 5), data[1:5])
+
+
+def test_a_chunk_of_another_array_is_found(tmp_path):
+    with replacing(tmp_path / "a.zarr") as staging:
+        group = create_artefact(staging, FORMAT)
+        write_array(group, "x", np.arange(10.0))
+        write_array(group, "y", np.arange(20.0))
+    (tmp_path / "a.zarr/y/c/0").replace(tmp_path / "a.zarr/x/c/0")
+    with pytest.raises(InputError, match="'x' is missing or damaged"):
+        read_array(open_artefact(tmp_path / "a.zarr", FORMAT), "x")

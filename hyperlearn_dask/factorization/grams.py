@@ -86,11 +86,15 @@ def inner(a: Array, b: Array) -> float:
     return float((a * b).sum(dtype=np.float64))
 
 
-def moved(start: Array, step: float, direction: Array) -> Array:
-    """A + alpha D, in A's dtype."""
+def moved(start: Array, step: float, direction: Array, *, spent: bool = False) -> Array:
+    """A + alpha D, in A's dtype; in D's place if it is ``spent``."""
     if array_module(start) is np and start.flags.c_contiguous and direction.flags.c_contiguous:
-        return dense.moved(start, step, direction)
-    return start + start.dtype.type(step) * direction
+        return dense.moved(start, step, direction, direction if spent else None)
+    if not spent:
+        return start + start.dtype.type(step) * direction
+    direction *= start.dtype.type(step)
+    direction += start
+    return direction
 
 
 def scaled(matrix: Array, number: float) -> Array:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -100,10 +101,10 @@ class EntryShard:
                 term.modalities[m]: Product(term.name, first[m], take_columns(rows[m], term.free(m)))
                 for m in modes
             }
-        products = {}
+        products, weight = {}, 1 - term.background
         for m in modes:
             gram, right = kernels.normal_equations(
-                self.tensor, matrices, m, term.free(m), term.fixed(m), 1 - term.background, *grouped(self, m)
+                self.by_entry, matrices, m, term.free(m), term.fixed(m), weight, *grouped(self, m)
             )
             products[term.modalities[m]] = Product(term.name, first[m], right, gram)
         return products
@@ -115,10 +116,16 @@ class EntryShard:
         term = problem.terms[self.term]
         matrices = self.matrices(term, factors, fill=1.0)
         lines = self.matrices(term, directions, fill=0.0)
-        return kernels.line(self.tensor, matrices, lines, 1 - term.background)
+        tensor = self.tensor if term.background == 1 else self.by_entry
+        return kernels.line(tensor, matrices, lines, 1 - term.background)
 
     def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
         yield work(self)
+
+    @cached_property
+    def by_entry(self) -> SparseTensor:
+        """The tensor for kernels that do not go along the rows of its sort mode."""
+        return self.tensor.by_entry()
 
     def matrices(self, term: Term, factors: Mapping[str, Array], fill: float) -> tuple[Array, ...]:
         """The effective matrices the entries index: of the sort mode only the shard's rows."""
@@ -200,6 +207,7 @@ def contexts_of(tensor: SparseTensor, target_mode: int) -> SparseTensor:
 
     Sorted by the relation's sort mode, or by the longest of the others where that is the target.
     """
+    tensor = tensor.by_entry()
     modes = [mode for mode in range(tensor.order) if mode != target_mode]
     shape = tuple(tensor.shape[mode] for mode in modes)
     first = modes.index(tensor.sort_mode) if tensor.sort_mode in modes else int(np.argmax(shape))
@@ -268,7 +276,7 @@ def on_device(shard: Shard, device: Device) -> Shard:
     assert isinstance(shard, EntryShard | ContextShard)
     if device == "cpu":
         return shard
-    own = shard.tensor
+    own = shard.tensor.by_entry()
     coords = tuple(to_device(c, device) for c in own.coords)
     tensor = SparseTensor(coords, to_device(own.values, device), own.shape, own.sort_mode)
     return type(shard)(shard.term, tensor, shard.first_row)

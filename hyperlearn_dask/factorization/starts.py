@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse
 from scipy.cluster.vq import kmeans2
 
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.problem import Problem, Term
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
 
@@ -50,7 +51,7 @@ def start_factors(
     """
     factors = {}
     for m, n in problem.sizes.items():
-        factors[m] = np.empty((n, problem.rank), dtype)
+        factors[m] = arrays.empty((n, problem.rank), dtype)
         factors[m][:] = problem.resting_value(m)
     rng = np.random.default_rng(seed)
     for group, width in problem.groups.items():

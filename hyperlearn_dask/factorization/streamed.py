@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from hyperlearn_dask.backend import Array, array_module
+from hyperlearn_dask.factorization.grams import add_scaled
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.kernels.rows import RowGrams
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, Result, Shard
@@ -74,10 +76,13 @@ def _added(total: Product | None, more: Product, rows: int) -> Product:
     sums_of: list[tuple[Any, Any]] = [(total.right, more.right), (total.gram, gram)]
     for sums, part in sums_of:
         if sums is not None and part is not None:
-            sums[more.first_row : more.first_row + len(part)] += part
+            add_scaled(sums[more.first_row : more.first_row + len(part)], 1.0, part)
     common = more.common if total.common is None else total.common + more.common
     return Product(total.term, 0, total.right, total.gram, common)
 
 
 def _zeros(like: Array | None, rows: int) -> Array | None:
-    return None if like is None else array_module(like).zeros((rows, *like.shape[1:]), dtype=like.dtype)
+    if like is None:
+        return None
+    zeros = arrays.zeros if array_module(like) is np else array_module(like).zeros
+    return zeros((rows, *like.shape[1:]), like.dtype)

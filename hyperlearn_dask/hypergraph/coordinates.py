@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.hypergraph.tensor import SparseTensor, narrowest
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,3 @@ def _first_repeat(order: np.ndarray, starts: np.ndarray) -> Repeat:
     # Equals are in the order given, so the second of each group is the first that repeats another.
     earliest = repeated[np.argmin(order[repeated + 1])]
     return Repeat(int(order[earliest]), int(order[earliest + 1]))
-
-
-def narrowest(size: int) -> type[np.signedinteger]:
-    """What indices of a mode of so many rows are kept as: 32 bits, where more are not needed."""
-    return np.int32 if size <= np.iinfo(np.int32).max else np.int64

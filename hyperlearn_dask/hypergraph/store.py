@@ -34,7 +34,7 @@ import zarr
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.coordinates import Repeat, in_order
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Graph, Modality, Relation, RowIndex, SparseTensor
 from hyperlearn_dask.storage import (
     child_group,
     create_artefact,
@@ -343,15 +343,20 @@ def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None =
 
 
 def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTensor]:
-    """The entries between successive bounds, values as they are stored.
+    """The entries between successive bounds, values as they are stored; of the sort mode a row index.
 
     The arrays of a run are decoded side by side.
     """
     shape = tuple(_attribute(group, "shape"))
-    runs = [read_runs(group, name, bounds) for name in _parts(len(shape))]
-    with ThreadPoolExecutor(len(runs)) as threads:
-        for start, stop in pairwise(bounds):
-            yield _tensor_of(group, list(threads.map(next, runs)), stop - start, shape)
+    sort_mode = int(np.argmax(shape))
+    row_starts = read_array(group, "indptr")
+    names = _parts(len(shape))
+    del names[sort_mode]
+    runs = [read_runs(group, name, bounds) for name in names]
+    for start, stop in pairwise(bounds):
+        arrays: list[Any] = [next(run) for run in runs]
+        arrays.insert(sort_mode, RowIndex(np.clip(row_starts, start, stop) - start))
+        yield _tensor_of(group, arrays, stop - start, shape)
 
 
 def _parts(order: int) -> list[str]:
@@ -360,7 +365,7 @@ def _parts(order: int) -> list[str]:
 
 
 def _tensor_of(
-    group: zarr.Group, arrays: Sequence[np.ndarray], expected: int, shape: tuple[int, ...]
+    group: zarr.Group, arrays: Sequence[Any], expected: int, shape: tuple[int, ...]
 ) -> SparseTensor:
     if any(len(array) != expected for array in arrays):
         raise _damaged(group, f"does not hold its {_attribute(group, 'nnz')} entries")

@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     import scipy.sparse
+
+
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """The sort mode's coordinates as where each of its rows begins: they need not be held one by one.
+
+    ``starts``: (rows + 1,). NumPy makes them where it needs them, all or some.
+    """
+
+    starts: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
+        rows = np.arange(len(self.starts) - 1, dtype=dtype or self.dtype)
+        return np.repeat(rows, np.diff(self.starts))
+
+    def __getitem__(self, entries: slice | np.ndarray) -> np.ndarray:
+        if isinstance(entries, slice):
+            entries = np.arange(*entries.indices(len(self)))
+        # The last row that begins no later: those without entries begin where the next one does.
+        return (np.searchsorted(self.starts, entries, side="right") - 1).astype(self.dtype)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return narrowest(len(self.starts) - 1)
+
+    def of_rows(self, first: int, stop: int) -> RowIndex:
+        """The same entries, all of which are in these rows, with rows counted from the first of them."""
+        return RowIndex(self.starts[first : stop + 1])
+
+
+def narrowest(size: int) -> np.dtype:
+    """What indices of a mode of so many rows are kept as: 32 bits, where more are not needed."""
+    return np.dtype(np.int32 if size <= np.iinfo(np.int32).max else np.int64)
 
 
 @dataclass(frozen=True)
 class SparseTensor:
     """A sparse tensor in coordinate form.
 
-    ``coords``: one integer array of length nnz per mode; ``values``: float array of length nnz;
+    ``coords``: one integer array of length nnz per mode, or that of the sort mode as a :class:`RowIndex`;
+    ``values``: float array of length nnz;
     ``shape``: the number of entities per mode. In a stored relation entries are unique and sorted
     by the longest mode first, then by the others in order, so a range of entries is a shard.
     ``sorted_by``: that mode, where it is not the (first) longest of ``shape``: a shard's own tensor
     has only some of its rows.
     """
 
-    coords: tuple[np.ndarray, ...]
+    coords: tuple[Any, ...]
     values: np.ndarray
     shape: tuple[int, ...]
     sorted_by: int | None = None
@@ -47,6 +85,8 @@ class SparseTensor:
     def row_starts(self) -> np.ndarray:
         """Where each row of the sort mode begins in the entries, and where the last one ends."""
         index, rows = self.coords[self.sort_mode], self.shape[self.sort_mode]
+        if isinstance(index, RowIndex):
+            return index.starts
         new = np.ones(len(index), dtype=bool)
         new[1:] = index[1:] != index[:-1]
         firsts = np.flatnonzero(new)
@@ -57,6 +97,22 @@ class SparseTensor:
         """The same tensor with only some entries."""
         coords = tuple(c[entries] for c in self.coords)
         return SparseTensor(coords, self.values[entries], self.shape, self.sorted_by)
+
+    def of_rows(self, first: int, stop: int) -> SparseTensor:
+        """The same entries, all in these rows of the sort mode, with rows counted from the first of them."""
+        mode, coords, shape = self.sort_mode, list(self.coords), list(self.shape)
+        index = coords[mode]
+        if isinstance(index, RowIndex):
+            coords[mode] = index.of_rows(first, stop)
+        elif first:
+            coords[mode] = index - index.dtype.type(first)
+        shape[mode] = stop - first
+        return SparseTensor(tuple(coords), self.values, tuple(shape), mode)
+
+    def by_entry(self) -> SparseTensor:
+        """The same with an array of every mode's coordinates."""
+        coords = tuple(np.asarray(c) if isinstance(c, RowIndex) else c for c in self.coords)
+        return replace(self, coords=coords)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         raise TypeError("a SparseTensor is not a sequence; use .coords and .values")
@@ -147,7 +203,7 @@ class Relation:
     def runs(self, bounds: Sequence[int]) -> Iterator[SparseTensor]:
         """The entries between successive bounds, run after run, without keeping them here.
 
-        Stored ones come with values in 32 bits where they are stored so.
+        Stored ones come as they are stored, maybe with values in 32 bits, and with a :class:`RowIndex`.
         """
         if self._tensor is None and self._load_runs is not None:
             return self._load_runs(bounds)

@@ -13,7 +13,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.factorization.starts import SAMPLE, evenly, start_factors
-from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.hypergraph.tensor import RowIndex, SparseTensor
 from hyperlearn_dask.training.encoding import described
 from hyperlearn_dask.training.executor import Executor, Handle, ShardPlace, entry_places
 from hyperlearn_dask.training.heats import better_start
@@ -110,7 +110,8 @@ def informed_entities(
     Or with features, where it is encoded from them; and then, without own rows, hyperedges alone say nothing.
     """
     places = entry_places(executor)
-    seen = [executor.at_shard("seen", place, _seen) for place in places]
+    shapes = {p: tuple(problem.sizes[m] for m in term.modalities) for p, term in problem.terms.items()}
+    seen = [executor.at_shard("seen", place, _seen, shapes[place.relation]) for place in places]
     linked = {
         m: executor.at_modality(f"linked-{m}", m, _linked) for m in problem.sizes if problem.uses_graph(m)
     }
@@ -126,15 +127,27 @@ def informed_entities(
     return informed
 
 
-def _seen(shard: Shard) -> list[np.ndarray]:
+def _seen(shard: Shard, shape: tuple[int, ...]) -> list[np.ndarray]:
     """Per mode, the rows that have entries."""
+    seen = [np.zeros(size, dtype=bool) for size in shape]
 
-    def of_part(part: Any) -> list[np.ndarray]:
-        rows = [to_host(array_module(c).unique(c)) for c in part.tensor.coords]
-        rows[part.tensor.sort_mode] = rows[part.tensor.sort_mode] + part.first_row
-        return rows
+    def of_part(part: Any) -> None:
+        tensor = part.tensor
+        for mode, (index, size) in enumerate(zip(tensor.coords, tensor.shape)):
+            first = part.first_row if mode == tensor.sort_mode else 0
+            seen[mode][first : first + size] |= _has_entries(index, size)
 
-    return [np.unique(np.concatenate(of_mode)) for of_mode in zip(*shard.each(of_part))]
+    for _ in shard.each(of_part):
+        pass
+    return [np.flatnonzero(rows) for rows in seen]
+
+
+def _has_entries(index: Array | RowIndex, rows: int) -> np.ndarray:
+    if isinstance(index, RowIndex):
+        return np.diff(index.starts) > 0
+    seen = array_module(index).zeros(rows, dtype=bool)
+    seen[index] = True
+    return to_host(seen)
 
 
 def _linked(laplacian: Array) -> np.ndarray:

@@ -23,9 +23,8 @@ from hyperlearn_dask.factorization.grams import moved
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.factorization.streamed import StreamedShard
-from hyperlearn_dask.hypergraph.coordinates import narrowest
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.tensor import SparseTensor
+from hyperlearn_dask.hypergraph.tensor import RowIndex, SparseTensor, narrowest
 from hyperlearn_dask.training.events import Where
 
 HERE = "this process"
@@ -89,22 +88,20 @@ class ShardPlace:
 
     def cut(self, tensor: SparseTensor, offset: float, dtype: str) -> Shard:
         """The shard out of the relation's entries from ``start`` to ``stop``."""
-        mode = tensor.sort_mode
-        coords = list(tensor.coords)
-        shape = list(tensor.shape)
         # What need not change is not copied: the entries are the largest arrays there are.
-        if self.first_row:
-            coords[mode] = coords[mode] - coords[mode].dtype.type(self.first_row)
-        shape[mode] = self.rows
         with np.errstate(over="ignore"):  # training begins by looking whether they are too large
             values = np.subtract(tensor.values, offset, dtype=np.float64) if offset else tensor.values
             values = values.astype(dtype, copy=False)
-        narrow = tuple(c.astype(narrowest(n), copy=False) for c, n in zip(coords, shape))
-        own = SparseTensor(narrow, values, tuple(shape), sorted_by=mode)
+        own = tensor.of_rows(self.first_row, self.first_row + self.rows)
+        narrow = (
+            c if isinstance(c, RowIndex) else c.astype(narrowest(n), copy=False)
+            for c, n in zip(own.coords, own.shape)
+        )
+        own = replace(own, coords=tuple(narrow), values=values)
         if not self.holds_contexts:
             return EntryShard(self.relation, own, self.first_row)
         # Contexts without the sort mode's rows count theirs from 0.
-        first_row = 0 if self.target_mode == mode else self.first_row
+        first_row = 0 if self.target_mode == own.sort_mode else self.first_row
         return ContextShard(self.relation, contexts_of(own, self.target_mode), first_row)
 
 
@@ -169,8 +166,13 @@ class Executor(Protocol):
         """What a shard needs of a factor or direction: of its sort mode only its rows."""
         ...
 
-    def moved(self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle) -> Handle:
-        """``start + alpha along``, also at the shards that have rows of ``along``."""
+    def moved(
+        self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle, *, spent: bool = False
+    ) -> Handle:
+        """``start + alpha along``, also at the shards that have rows of ``along``.
+
+        ``spent``: nobody asks for ``along`` again, and what there is of it may be overwritten.
+        """
         ...
 
     def gather(self, handles: Any) -> Any:
@@ -268,8 +270,10 @@ class LocalExecutor:
     def rows(self, handle: Handle, place: ShardPlace, mode: int) -> Handle:
         return part_of(handle, (place.reads(mode),))
 
-    def moved(self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle) -> Handle:
-        return self._timed(f"{name}-{modality}", move, None, start, along, alpha)
+    def moved(
+        self, name: str, modality: str, start: Handle, along: Handle, alpha: Handle, *, spent: bool = False
+    ) -> Handle:
+        return self._timed(f"{name}-{modality}", move, None, start, along, alpha, spent)
 
     def gather(self, handles: Any) -> Any:
         return handles if self.device == "cpu" else each_array(handles, to_host)
@@ -296,7 +300,7 @@ class LocalExecutor:
         """What is held of a place. Contexts without the sort mode run across all shards: they are held."""
         relation = self._hypergraph.relations[place.relation]
         if place.relation not in streams or place.target_mode == place.sort_mode:
-            return self._cut(place, relation.read())
+            return self._cut(place, next(iter(relation.runs([0, relation.nnz]))))
         parts = [replace(part, target_mode=place.target_mode) for part in streams[place.relation]]
         return StreamedShard(
             partial(relation.runs, [parts[0].start, *(part.stop for part in parts)]),
@@ -319,9 +323,9 @@ def held_on(device: Device, value: Any) -> Any:
     return value if device == "cpu" else each_array(value, partial(to_device, device=device))
 
 
-def move(_: Array | None, start: Array, along: Array, alpha: float) -> Array:
+def move(_: Array | None, start: Array, along: Array, alpha: float, spent: bool = False) -> Array:
     """A + alpha D."""
-    return moved(start, alpha, along)
+    return moved(start, alpha, along, spent=spent)
 
 
 def together(values: Sequence[Any], *, rows: bool) -> Any:

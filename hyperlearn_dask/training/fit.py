@@ -340,7 +340,7 @@ def _optimise(
         factors = held(executor, state.factors)
         proposals = {m: Proposal(direction, 0.0, 0.0) for m, direction in state.proposals.items()}
         directions = held(executor, state.directions)
-        codes = {m: directions[m] for m in state.codes}
+        codes = {m: directions[m] for m in directions if m in state.codes}
         before = Course(held(executor, proposals), directions, {}, [state.slope], codes)
         history += state.history
         encoded = go_on(held(executor, state.codes), features, len(history))

@@ -72,6 +72,14 @@ class Course:
     slopes: list[Handle]
     codes: dict[str, Handle] = field(default_factory=dict)
 
+    @property
+    def leads_on(self) -> bool:
+        """Whether the next sweep's direction depends on it.
+
+        One block after the other makes no gradient from one point: nobody needs that after the step.
+        """
+        return bool(self.proposals)
+
     def way(self, modality: str) -> Handle:
         """The direction of what a modality moves by itself: its encoder's code, or its rows."""
         return self.codes[modality] if modality in self.codes else self.directions[modality]
@@ -107,7 +115,10 @@ def sweeps(
         course = (propose_sequential if first else propose)(problem, executor, point, handed)
         step = along(problem, executor, point, course, squares, f"step-{latest}")
         point = _advance(executor, problem, point, course, step)
-        course = replace(course, slopes=[executor.small(executor.pick(step, "slope"), 8)])
+        if course.leads_on:
+            course = replace(course, slopes=[executor.small(executor.pick(step, "slope"), 8)])
+        else:
+            course = Course({}, {}, {}, [])
         under_way.append((latest, step, point, course))
         handed.append(course)
         del course
@@ -141,8 +152,7 @@ def propose_parallel(problem: Problem, executor: Executor, point: Point, handed:
     ways_before: dict[str, Handle] = {}
     slope = None
     course = handed.pop() if handed else None
-    # The first sweep's direction is no gradient from one point.
-    if course is not None and course.proposals:
+    if course is not None and course.leads_on:
         proposals_before = dict(course.proposals)
         ways_before = {m: course.way(m) for m in point.factors}
         [slope] = course.slopes
@@ -181,14 +191,20 @@ def _course(
 
 
 def propose_sequential(problem: Problem, executor: Executor, point: Point, handed: list[Course]) -> Course:
-    """One block after the other, each from where the ones before it arrived; the course before is dropped."""
+    """One block after the other, each from where the ones before it arrived; the course before is dropped.
+
+    The longest block comes last: nobody asks where it arrived, so its rows are not moved twice.
+    """
     handed.clear()
     ways = {}
-    for modality in point.factors:
+    *before, last = sorted(point.factors, key=problem.sizes.__getitem__)
+    for modality in (*before, last):
         factor = point.factors[modality]
         products = all_products(problem, executor, point, modality)
         proposal = _solve(problem, executor, point, modality, products, None)
         ways[modality] = _way(problem, executor, point, modality, proposal, None, None)
+        if modality == last:
+            break
         moved = executor.moved("step", modality, factor, ways[modality].direction, 1.0)
         there = point_at(
             problem, executor, {**point.factors, modality: moved}, keep=point.grams, new=modality
@@ -363,9 +379,11 @@ def _advance(executor: Executor, problem: Problem, point: Point, course: Course,
     """The point a step further; its Grams follow from the moments."""
     alpha = executor.small(executor.pick(step, "alpha"), 8)
     grams = executor.pick(step, "grams")
+    # The rows' direction of an encoder may be its code's as well.
+    spent = set() if course.leads_on else set(point.factors) - set(point.encoded)
     return Point(
         {
-            m: executor.moved("step", m, factor, course.directions[m], alpha)
+            m: executor.moved("step", m, factor, course.directions[m], alpha, spent=m in spent)
             for m, factor in point.factors.items()
         },
         {m: executor.small(executor.pick(grams, m), _gram_bytes(problem)) for m in point.factors},

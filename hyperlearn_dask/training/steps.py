@@ -24,6 +24,7 @@ from hyperlearn_dask.factorization.objective import (
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Product, Shard, take_columns
 
+AT_ONCE = 1 << 20  # values of a relation that are copied to float64
 # Relative residual to which blocks are solved for a direction.
 WAY_TOLERANCE = 1e-3
 # The same of encoders, or 50 roundings: where conjugate gradients stop, one iteration sooner or later for the
@@ -85,7 +86,13 @@ def line_of_shard(
 def squares_of_shard(shard: Shard) -> float:
     """Infinite where they are too large."""
     with np.errstate(over="ignore"):
-        return sum(shard.each(lambda part: float((part.tensor.values.astype(np.float64) ** 2).sum())))
+        return sum(shard.each(lambda part: _sum_of_squares(part.tensor.values)))
+
+
+def _sum_of_squares(values: Array) -> float:
+    """In float64, some at a time: a copy of all would be as large as what training holds."""
+    parts = (values[at : at + AT_ONCE].astype(np.float64) for at in range(0, len(values), AT_ONCE))
+    return sum(float((part**2).sum()) for part in parts)
 
 
 def proposal_of(

@@ -11,8 +11,9 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.holdout import relation_of
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.tensor import SparseTensor
-from hyperlearn_dask.training.executor import ShardPlace
+from hyperlearn_dask.training.executor import LocalExecutor, Setting, ShardPlace
 from hyperlearn_dask.training.fit import fit, problem_of
+from hyperlearn_dask.training.schedule import sweeps
 from tests.factorization.made_up import loop_objective, random_laplacian, random_tensor
 
 from .made_up import hypergraph_of, two_relations, two_relations_problem
@@ -36,6 +37,23 @@ def test_F_never_rises_and_is_what_its_definition_says(schedule, start):
     laplacians = {m: g.laplacian for m, g in hypergraph.graphs.items()}
     assert loop_objective(problem, tensors, laplacians, model.factors) == pytest.approx(objective[-1])
     assert sum(reports[-1].parts.values()) == pytest.approx(objective[-1])
+
+
+@pytest.mark.parametrize("schedule", ["parallel", "sequential"])
+def test_a_sweep_leaves_the_points_before_it_as_they_were(schedule):
+    hypergraph = two_relations()
+    problem, _ = two_relations_problem(hypergraph)
+    offsets = {name: term.offset for name, term in problem.terms.items()}
+    executor = LocalExecutor(hypergraph, Setting("float64", offsets, {}))
+    rng = np.random.default_rng(0)
+    start = {m: rng.normal(size=(n, problem.rank)) for m, n in problem.sizes.items()}
+    points, copies = [start], [{m: a.copy() for m, a in start.items()}]
+    for _, point, _ in itertools.islice(sweeps(problem, executor, start, schedule), 4):
+        points.append(point.factors)
+        copies.append({m: a.copy() for m, a in point.factors.items()})
+    for factors, as_it_was in zip(points, copies, strict=True):
+        for m, factor in factors.items():
+            np.testing.assert_array_equal(factor, as_it_was[m])
 
 
 def test_both_schedules_end_where_no_block_can_be_improved():

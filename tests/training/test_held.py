@@ -4,6 +4,7 @@ import tracemalloc
 from itertools import islice
 
 import numpy as np
+import pytest
 
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.problem import build_problem
@@ -17,8 +18,9 @@ SIZES = {"user": 40_000, "movie": 60, "tag": 40}
 RANK = 32
 
 
-def test_parallel_sweep_holds_four_arrays_of_a_factors_size():
-    """The factor, its direction, and the proposals of this sweep and the one before."""
+@pytest.mark.parametrize(("schedule", "most"), [("parallel", 4.5), ("sequential", 2.5)])
+def test_arrays_of_a_factors_size_that_a_sweep_holds(schedule, most):
+    """The factor, its direction, and with the parallel schedule the proposals of this sweep and the last."""
     rng = np.random.default_rng(0)
     shape = tuple(SIZES.values())
     found = in_order(tuple(rng.integers(0, n, 50_000) for n in shape), np.ones(50_000), shape)
@@ -30,19 +32,19 @@ def test_parallel_sweep_holds_four_arrays_of_a_factors_size():
         Hypergraph(modalities, {"tagged": relation}, {}), Setting("float32", {"tagged": 0.0}, {})
     )
     # Compiled, and what is kept for later given back
-    for _ in islice(sweeps(problem, executor, _start(rng), "parallel"), 4):
+    for _ in islice(sweeps(problem, executor, _start(rng), schedule), 4):
         pass
     del _
     arrays.forget()
+    run = sweeps(problem, executor, _start(rng), schedule)
     tracemalloc.start()
     try:
-        run = sweeps(problem, executor, _start(rng), "parallel")
         for _ in range(5):
             next(run)
-        most = tracemalloc.get_traced_memory()[1]
+        held = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert most < 4.5 * SIZES["user"] * RANK * 4
+    assert held < most * SIZES["user"] * RANK * 4
 
 
 def _start(rng):

@@ -57,7 +57,9 @@ def test_factors_are_those_of_the_cpu_and_no_step_computes_there(emulated, store
     problem, training = two_relations_problem(stored, schedule=schedule, sweeps=3)
     expected = fit(two_relations(), problem, training)
     modules = set()
-    monkeypatch.setattr(executor, "moved", lambda *args: modules.add(array_module(*args)) or moved(*args))
+    monkeypatch.setattr(
+        executor, "moved", lambda *args, **spent: modules.add(array_module(*args)) or moved(*args, **spent)
+    )
     for kernel in ("mttkrp", "normal_equations", "line"):
         monkeypatch.setattr(cpu, kernel, _refused)
     with workers_here(2) as client:

@@ -52,7 +52,7 @@ class WeighedShard:
                 continue
             others = {mode: w for mode, w in self.weights.items() if mode != m}
             gram, right = kernels.normal_equations(
-                _scaled(part.tensor, others),
+                _scaled(part.by_entry, others),
                 _scaled_rows(matrices, others),
                 m,
                 term.free(m),
@@ -75,7 +75,7 @@ class WeighedShard:
         part = self.shard
         term = problem.terms[part.term]
         return kernels.line(
-            _scaled(part.tensor, self.weights),
+            _scaled(part.by_entry, self.weights),
             _scaled_rows(part.matrices(term, factors, 1.0), self.weights),
             _scaled_rows(part.matrices(term, directions, 0.0), self.weights),
             1.0,
@@ -83,12 +83,12 @@ class WeighedShard:
 
     def each(self, work: Callable[[Any], Result]) -> Iterator[Result]:
         """What ``work`` gives for the entries as they weigh."""
-        yield work(replace(self.shard, tensor=_scaled(self.shard.tensor, self.weights)))
+        yield work(replace(self.shard, tensor=_scaled(self.shard.by_entry, self.weights)))
 
     def squares(self, problem: Problem, factors: Mapping[str, Array], mode: int) -> tuple[int, Array, Array]:
         """Of the rows of a mode, from which one on: sum_e r_e^2 prod_{k != m} w_k, and how many entries."""
         part = self.shard
-        tensor, term = part.tensor, problem.terms[part.term]
+        tensor, term = part.by_entry, problem.terms[part.term]
         matrices = part.matrices(term, factors, 1.0)
         xp = array_module(tensor.values)
         totals = xp.zeros(tensor.shape[mode])

@@ -80,9 +80,11 @@ def way(
     return right, float(slope), float(other)
 
 
-def moved(start: np.ndarray, step: float, direction: np.ndarray) -> np.ndarray:
-    """A + alpha D."""
-    found = arrays.empty(start.shape, start.dtype)
+def moved(
+    start: np.ndarray, step: float, direction: np.ndarray, found: np.ndarray | None = None
+) -> np.ndarray:
+    """A + alpha D, written to ``found`` if it is given, which may be D."""
+    found = arrays.empty(start.shape, start.dtype) if found is None else found
     _move(start.size, start.reshape(-1), start.dtype.type(step), direction.reshape(-1), found.reshape(-1))
     return found
 

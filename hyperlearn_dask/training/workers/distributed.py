@@ -212,7 +212,10 @@ class DaskExecutor:
         start: Part | Split,
         along: Part | Split,
         alpha: Part | Anywhere | float,
+        *,
+        spent: bool = False,
     ) -> Handle:
+        # What is spent is kept all the same: a step may have to be made again.
         if isinstance(start, Split) and isinstance(along, Split):
             steps = zip(self.placement.parts[modality], start.parts, along.parts)
             moved = [self._moved(f"{name}-{p.name}", p.owner, a, d, alpha) for p, a, d in steps]

@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from hyperlearn_dask.hypergraph.tensor import RowIndex, SparseTensor
+
+# Rows without entries at both ends and in between.
+INDEX = np.array([1, 1, 1, 4, 6, 6], dtype=np.int32)
+STARTS = np.array([0, 0, 3, 3, 3, 4, 4, 6, 6])
+
+
+def tensor_of(index) -> SparseTensor:
+    other = np.array([0, 1, 2, 0, 1, 2], dtype=np.int32)
+    return SparseTensor((other, index), np.arange(6.0), (3, 8))
+
+
+def test_a_row_index_is_the_coordinates():
+    index = RowIndex(STARTS)
+    assert len(index) == 6
+    made = np.asarray(index)
+    assert made.dtype == index.dtype == np.int32
+    np.testing.assert_array_equal(made, INDEX)
+    np.testing.assert_array_equal(np.bincount(index, minlength=8), np.diff(STARTS))
+
+
+@pytest.mark.parametrize(
+    "entries", [slice(None), slice(2, 5), slice(4, 4), np.array([5, 0, 3, 3]), np.array([], dtype=np.int64)]
+)
+def test_some_coordinates_of_a_row_index(entries):
+    some = RowIndex(STARTS)[entries]
+    assert some.dtype == np.int32
+    np.testing.assert_array_equal(some, INDEX[entries])
+
+
+@pytest.mark.parametrize("index", [INDEX, RowIndex(STARTS)], ids=["array", "row index"])
+def test_entries_with_rows_counted_from_the_first(index):
+    tensor = tensor_of(index)
+    np.testing.assert_array_equal(tensor.row_starts, STARTS)
+    part = tensor[slice(3, 6)] if index is INDEX else tensor_of(RowIndex(np.clip(STARTS, 3, 6) - 3))
+    own = part.of_rows(4, 8)
+    assert own.shape == (3, 4) and own.sort_mode == 1
+    np.testing.assert_array_equal(own.by_entry().coords[1], [0, 2, 2])
+    np.testing.assert_array_equal(own.row_starts, [0, 1, 1, 3, 3])
+
+
+def test_a_row_index_of_nothing():
+    index = RowIndex(np.zeros(4, dtype=np.int64))
+    assert len(index) == 0 and np.asarray(index).shape == (0,)
