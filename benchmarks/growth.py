@@ -125,7 +125,7 @@ def peak_of_training(tensor: SparseTensor, rank: int, schedule: str) -> Peak:
         for store, entries in zip(stores, (few, tensor)):
             save_hypergraph(hypergraph_of(entries), store)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            return fresh.submit(_peak_here, *stores, rank, schedule).result()
+            return fresh.submit(_peak_here, stores[0], stores[1], rank, schedule).result()
 
 
 def _peak_here(few: Path, store: Path, rank: int, schedule: str) -> Peak:

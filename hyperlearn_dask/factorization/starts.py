@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import scipy.linalg
 import scipy.sparse
 from scipy.cluster.vq import kmeans2
 
@@ -26,7 +27,7 @@ from hyperlearn_dask.hypergraph.tensor import SparseTensor
 # Clustering looks at no more than this many hyperedges of a relation, evenly spaced.
 SAMPLE = 200_000
 RANDOM_SCALE = 0.3
-ROWS_AT_ONCE = 1 << 16  # random numbers have 64 bits: those of a whole factor are twice its size, or more
+ROWS_AT_ONCE = 1 << 14  # random numbers have 64 bits: those of a whole factor are twice its size, or more
 
 
 def start_factors(
@@ -49,34 +50,40 @@ def start_factors(
     only_zero
         Whether groups that no ``zero`` relation uses start at random all the same.
     """
-    factors = {}
-    for m, n in problem.sizes.items():
-        factors[m] = arrays.empty((n, problem.rank), dtype)
-        factors[m][:] = problem.resting_value(m)
+    factors: dict[str, np.ndarray] = {}
+
+    def factor(m: str) -> np.ndarray:
+        # Made when first written to: finding clusters needs the memory before.
+        if m not in factors:
+            factors[m] = arrays.empty((problem.sizes[m], problem.rank), dtype)
+            factors[m][:] = problem.resting_value(m)
+        return factors[m]
+
     rng = np.random.default_rng(seed)
     for group, width in problem.groups.items():
         columns = np.arange(problem.rank)[problem.columns_of(group)]
         terms = [t for t in problem.terms.values() if t.used[columns[0]]]
         coupled = {
-            m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities) for m in factors
+            m: any(t.coupled[t.mode(m), columns[0]] for t in terms if m in t.modalities)
+            for m in problem.sizes
         }
         joining = [t for t in terms if joins(t)[columns[0]]]
         if kind != "random" and (joining or not only_zero):
             begin = _by_degree if kind == "degree" else _clustered
             for m, rows, values in begin(joining or terms, columns[0], width, samples, rng):
-                factors[m][rows, columns] = values
+                factor(m)[rows, columns] = values
                 coupled[m] = False
         for m, is_free in coupled.items():
             if is_free:  # in no clustered relation: small and random, or 0 for a bias
                 alone = all(t.coupled[:, columns[0]].sum() == 1 for t in terms if m in t.modalities)
                 for rows in _runs(problem.sizes[m]):
-                    noise = rng.normal(scale=RANDOM_SCALE, size=(len(factors[m][rows]), width))
-                    factors[m][rows, columns] = 0 if alone else noise
-    return factors
+                    noise = rng.normal(scale=RANDOM_SCALE, size=(rows.stop - rows.start, width))
+                    factor(m)[rows, columns] = 0 if alone else noise
+    return {m: factor(m) for m in problem.sizes}
 
 
 def _runs(rows: int) -> Iterator[slice]:
-    return (slice(first, first + ROWS_AT_ONCE) for first in range(0, rows, ROWS_AT_ONCE))
+    return (slice(first, min(first + ROWS_AT_ONCE, rows)) for first in range(0, rows, ROWS_AT_ONCE))
 
 
 def joins(term: Term) -> np.ndarray:
@@ -117,8 +124,7 @@ def _by_degree(
         length = max(float(np.linalg.norm(degree)), 1e-300)
         degree *= scale / length
         for rows in _runs(len(degree)):
-            start = rng.random((len(degree[rows]), width))
-            yield m, rows, start * degree[rows, None]
+            yield m, rows, rng.random((rows.stop - rows.start, width)) * degree[rows, None]
 
 
 def _clustered(
@@ -128,33 +134,53 @@ def _clustered(
     samples: Mapping[str, SparseTensor],
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, slice, np.ndarray]]:
-    """One column per cluster of the hyperedges of some terms, over the modalities they couple."""
-    members = list(dict.fromkeys(m for t in terms for m in _members(t, column)))
-    first = dict(zip(members, np.cumsum([0, *(_size(terms, samples, m) for m in members)])))
-    total = sum(_size(terms, samples, m) for m in members)
-    edges, vertices, count = [], [], 0
+    """One column per cluster of the hyperedges of some terms, over the modalities they couple.
+
+    Only entities that the samples have are vertices; what is made for all others is made run by run.
+    """
+    incidences = _incidences(terms, column, samples)
+    whole = scipy.sparse.hstack([incidence for _, incidence in incidences.values()], format="csr")
+    cluster = _cluster_hyperedges(whole, width, rng)
+    del whole
+    weight = np.concatenate([np.abs(samples[t.name].values) for t in terms])
+    mass = np.bincount(cluster, weights=weight, minlength=width)
+    each = np.arange(len(cluster))
+    weighed = scipy.sparse.csr_array((weight, (each, cluster)), shape=(len(cluster), width))
+    for m, (own, incidence) in incidences.items():
+        # counts[v, c]: the weight of the hyperedges of cluster c at vertex v
+        counts = incidence.T @ weighed
+        # sum over the cluster's box = its mass, spread evenly over the modes
+        scale = mass ** (1 / len(_members(terms[0], column))) / np.maximum(counts.sum(axis=0), 1e-300)
+        start = counts @ scipy.sparse.diags_array(scale)
+        size = _size(terms, samples, m)
+        # a little noise keeps empty clusters, and entities of no cluster, alive
+        noise = 1e-3 * max(start.sum() / (size * width), 1e-12)
+        for run in _runs(size):
+            values = noise * rng.random((run.stop - run.start, width))
+            there = slice(*np.searchsorted(own, (run.start, run.stop)))
+            values[own[there] - run.start] += start[there].toarray()
+            yield m, run, values
+
+
+def _incidences(
+    terms: list[Term], column: int, samples: Mapping[str, SparseTensor]
+) -> dict[str, tuple[np.ndarray, scipy.sparse.csr_array]]:
+    """Per modality, which of its entities are in hyperedges, and in which (hyperedges x those entities)."""
+    pairs: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    count = 0
     for term in terms:
         tensor = samples[term.name]
         for m in _members(term, column):
-            edges.append(np.arange(count, count + tensor.nnz))
-            vertices.append(first[m] + tensor.coords[term.mode(m)].astype(np.int64))
+            edges = np.arange(count, count + tensor.nnz)
+            pairs.setdefault(m, []).append((edges, tensor.coords[term.mode(m)]))
         count += tensor.nnz
-    pairs = (np.concatenate(edges), np.concatenate(vertices))
-    incidence = scipy.sparse.csr_array((np.ones(len(pairs[0])), pairs), shape=(count, total))
-    cluster = _cluster_hyperedges(incidence, width, rng)
-    weight = np.concatenate([np.abs(samples[t.name].values) for t in terms])
-    # counts[v, c]: the weight of the hyperedges of cluster c at vertex v
-    counts = np.zeros((total, width))
-    np.add.at(counts, (pairs[1], cluster[pairs[0]]), weight[pairs[0]])
-    mass = np.bincount(cluster, weights=weight, minlength=width)
-    for m in members:
-        block = counts[first[m] : first[m] + _size(terms, samples, m)]
-        share = block / np.maximum(block.sum(axis=0), 1e-300)
-        # sum over the cluster's box = its mass, spread evenly over the modes
-        start = share * mass ** (1 / len(_members(terms[0], column)))
-        # a little noise keeps empty clusters, and entities of no cluster, alive
-        start += rng.random(share.shape) * 1e-3 * max(start.mean(), 1e-12)
-        yield m, slice(None), start
+    incidences = {}
+    for m, parts in pairs.items():
+        edges, entities = (np.concatenate(side) for side in zip(*parts))
+        found, at = np.unique(entities, return_inverse=True)
+        ones = np.ones(len(edges), dtype=np.float32)
+        incidences[m] = found, scipy.sparse.csr_array((ones, (edges, at)), shape=(count, len(found)))
+    return incidences
 
 
 def _cluster_hyperedges(
@@ -168,7 +194,7 @@ def _cluster_hyperedges(
     degree = np.maximum(incidence.sum(axis=0), 1)
     normalised = incidence @ scipy.sparse.diags_array(degree**-0.5)
     embedding = normalised @ leading_subspace(normalised, dimensions, rng)
-    embedding /= np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    embedding /= np.maximum(np.sqrt(np.einsum("ec,ec->e", embedding, embedding)), 1e-12)[:, None]
     few = rng.choice(edges, min(edges, 256 * width), replace=False)
     centres, _ = kmeans2(embedding[few], width, minit="++", iter=20, rng=rng, missing="warn")
     nearest = np.empty(edges, dtype=np.int64)
@@ -185,9 +211,15 @@ def leading_subspace(
 
     Randomised subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4).
     """
-    basis = rng.normal(size=(matrix.shape[1], dimensions))
+    basis = rng.normal(size=(matrix.shape[1], dimensions)).astype(matrix.dtype)
     for _ in range(iterations + 1):
-        basis, _ = np.linalg.qr(matrix.T @ (matrix @ basis))
+        # There are as many rows as entities, or hyperedges: no more than two such matrices at a time. LAPACK
+        # works in the place of one in its own order, and SciPy's products make a copy of one that is not C's.
+        basis = matrix @ basis
+        basis = matrix.T @ basis
+        basis = np.asfortranarray(basis)
+        basis, _ = scipy.linalg.qr(basis, mode="economic", overwrite_a=True, check_finite=False)
+        basis = np.ascontiguousarray(basis)
     return basis
 
 

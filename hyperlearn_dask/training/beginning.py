@@ -10,6 +10,7 @@ import numpy as np
 from hyperlearn_dask.backend import Array, Device, array_module, to_host
 from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
+from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.problem import Problem
 from hyperlearn_dask.factorization.shards import Shard
 from hyperlearn_dask.factorization.starts import SAMPLE, evenly, start_factors
@@ -96,10 +97,12 @@ def _start_step(
         shape = tuple(problem.sizes[m] for m in problem.terms[name].modalities)
         coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
         whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
+    only_zero = kind == "auto"
     if kind == "auto":
         kind = better_start(problem, whole, seed, device)
-        return start_factors(problem, whole, kind, seed, dtype, only_zero=True)
-    return start_factors(problem, whole, kind, seed, dtype)
+    factors = start_factors(problem, whole, kind, seed, dtype, only_zero=only_zero)
+    arrays.forget()  # sweeps need the memory
+    return factors
 
 
 def informed_entities(

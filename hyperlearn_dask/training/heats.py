@@ -65,8 +65,11 @@ def better_start(
     for kind in KINDS:
         start = start_factors(small, sampled, kind, seed, setting.dtype, only_zero=True)
         there = {m: to_device(factor, device) for m, factor in start.items()}
-        run = sweeps(small, LocalExecutor(hypergraph, setting), there, "parallel")
+        executor = LocalExecutor(hypergraph, setting)
+        run = sweeps(small, executor, there, "parallel")
         ends.append([report.objective for report, _, _ in itertools.islice(run, SWEEPS)][-1])
+        del start, there, run
+        executor.close()
     return KINDS[int(np.argmin(ends))]
 
 

@@ -7,6 +7,7 @@ makes the same arrays as the one before, so what is no longer used is kept for t
 
 from __future__ import annotations
 
+import ctypes
 import math
 from dataclasses import dataclass
 
@@ -73,8 +74,11 @@ def aligned(matrix: np.ndarray) -> np.ndarray:
 
 
 def forget() -> None:
-    """Give the memory back that is kept."""
+    """Give the memory back that is kept, here and, where it can be told so, by the C library."""
     _spare.clear()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
 
 
 def _taken(size: int) -> _Memory:
