@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.storage import (
@@ -316,8 +317,10 @@ def test_arrays_of_another_make_are_left_to_zarr(tmp_path):
     data = np.arange(24.0).reshape(6, 4)
     with replacing(tmp_path / "a.zarr") as staging:
         group = create_artefact(staging, FORMAT)
-        group.create_array("columns", data=data, chunks=(4, 2))
-        group.create_array("turned", data=data.astype(">f8"), chunks=(4, 4))
+        ours = (BloscCodec(cname="lz4"), Crc32cCodec())
+        big = BytesCodec(endian="big")
+        group.create_array("columns", data=data, chunks=(4, 2), compressors=ours)
+        group.create_array("turned", data=data, chunks=(4, 4), compressors=ours, serializer=big)
         group.create_array("plain", data=data, chunks=(4, 4), compressors=None)
     group = open_artefact(tmp_path / "a.zarr", FORMAT)
     for name in ("columns", "turned", "plain"):

@@ -151,7 +151,7 @@ def _clustered(
         counts = incidence.T @ weighed
         # sum over the cluster's box = its mass, spread evenly over the modes
         scale = mass ** (1 / len(_members(terms[0], column))) / np.maximum(counts.sum(axis=0), 1e-300)
-        start = counts @ scipy.sparse.diags_array(scale)
+        start = (counts @ scipy.sparse.diags_array(scale)).tocsr()
         size = _size(terms, samples, m)
         # a little noise keeps empty clusters, and entities of no cluster, alive
         noise = 1e-3 * max(start.sum() / (size * width), 1e-12)

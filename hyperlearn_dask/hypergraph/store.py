@@ -126,6 +126,11 @@ def read_relation(
     return _read_tensor(_unit(path, f"relations/{name}", digest), start, stop)
 
 
+def read_entries(path: str | Path, name: str, start: int, stop: int, digest: str) -> SparseTensor:
+    """Entries ``start`` to ``stop`` of a relation with the digest, as :meth:`Relation.runs` gives them."""
+    return next(_read_runs(_unit(path, f"relations/{name}", digest), [start, stop]))
+
+
 def open_relation(path: str | Path, name: str) -> Relation:
     """A relation of a stored hypergraph by itself, its tensors read when first asked for."""
     root = open_artefact(Path(path), FORMAT)
@@ -343,19 +348,20 @@ def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None =
 
 
 def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTensor]:
-    """The entries between successive bounds, values as they are stored; of the sort mode a row index.
-
-    The arrays of a run are decoded side by side.
-    """
+    """The entries between successive bounds, values as they are stored; of the sort mode a row index."""
     shape = tuple(_attribute(group, "shape"))
     sort_mode = int(np.argmax(shape))
     row_starts = read_array(group, "indptr")
+    ends = (0, _attribute(group, "nnz"))
+    fits = len(row_starts) == shape[sort_mode] + 1 and (row_starts[0], row_starts[-1]) == ends
+    if not fits or (row_starts[1:] < row_starts[:-1]).any():
+        raise _damaged(group, "says of other rows where they begin")
     names = _parts(len(shape))
     del names[sort_mode]
     runs = [read_runs(group, name, bounds) for name in names]
     for start, stop in pairwise(bounds):
         arrays: list[Any] = [next(run) for run in runs]
-        arrays.insert(sort_mode, RowIndex(np.clip(row_starts, start, stop) - start))
+        arrays.insert(sort_mode, RowIndex(row_starts, start, stop))
         yield _tensor_of(group, arrays, stop - start, shape)
 
 

@@ -19,31 +19,43 @@ if TYPE_CHECKING:
 class RowIndex:
     """The sort mode's coordinates as where each of its rows begins: they need not be held one by one.
 
-    ``starts``: (rows + 1,). NumPy makes them where it needs them, all or some.
+    NumPy makes them where it needs them, all or some. ``whole``: where each row begins, (rows + 1,), in a
+    list of entries of which these are ``begin`` to ``end``.
     """
 
-    starts: np.ndarray
+    whole: np.ndarray
+    begin: int
+    end: int
 
     def __len__(self) -> int:
-        return int(self.starts[-1])
+        return self.end - self.begin
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        rows = np.arange(len(self.starts) - 1, dtype=dtype or self.dtype)
+        rows = np.arange(len(self.whole) - 1, dtype=dtype or self.dtype)
         return np.repeat(rows, np.diff(self.starts))
 
     def __getitem__(self, entries: slice | np.ndarray) -> np.ndarray:
         if isinstance(entries, slice):
             entries = np.arange(*entries.indices(len(self)))
+        elif entries.dtype == bool:
+            entries = np.flatnonzero(entries)
+        assert not len(entries) or (entries.min() >= 0 and entries.max() < len(self))
         # The last row that begins no later: those without entries begin where the next one does.
-        return (np.searchsorted(self.starts, entries, side="right") - 1).astype(self.dtype)
+        return (np.searchsorted(self.whole, entries + self.begin, side="right") - 1).astype(self.dtype)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each row begins in these entries, and where the last one ends."""
+        return np.clip(self.whole, self.begin, self.end) - self.begin
 
     @property
     def dtype(self) -> np.dtype:
-        return narrowest(len(self.starts) - 1)
+        return narrowest(len(self.whole) - 1)
 
     def of_rows(self, first: int, stop: int) -> RowIndex:
         """The same entries, all of which are in these rows, with rows counted from the first of them."""
-        return RowIndex(self.starts[first : stop + 1])
+        some = RowIndex(self.whole[first : stop + 1], self.begin, self.end)
+        return RowIndex(some.starts, 0, len(self))
 
 
 def narrowest(size: int) -> np.dtype:

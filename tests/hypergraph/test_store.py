@@ -1,6 +1,9 @@
+import shutil
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import zarr
 
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
@@ -16,6 +19,7 @@ from hyperlearn_dask.hypergraph.store import (
     unit_digests,
 )
 from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
+from hyperlearn_dask.storage import write_array
 
 SHAPE = (3, 5)
 
@@ -109,6 +113,15 @@ def test_damage_is_found(path):
         read_relation(path, "s")
     with pytest.raises(InputError, match="'graphs/zebra' is missing"):
         read_graph(path, "zebra")
+
+
+@pytest.mark.parametrize("starts", [[], [0, 3], [0, 2, 1, 2, 2, 3], [1, 1, 2, 2, 3, 3]])
+def test_rows_that_begin_elsewhere_are_found(path, starts):
+    shutil.rmtree(path / "relations/r/indptr")
+    write_array(zarr.open_group(str(path / "relations/r")), "indptr", np.array(starts, dtype=np.int64))
+    relation = open_hypergraph(path).relations["r"]
+    with pytest.raises(InputError, match="'relations/r' says of other rows where they begin"):
+        next(relation.runs([0, 3]))
 
 
 def test_a_store_that_was_made_anew_is_not_mixed_with_the_old_one(path):

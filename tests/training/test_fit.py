@@ -48,7 +48,8 @@ def test_a_sweep_leaves_the_points_before_it_as_they_were(schedule):
     rng = np.random.default_rng(0)
     start = {m: rng.normal(size=(n, problem.rank)) for m, n in problem.sizes.items()}
     points, copies = [start], [{m: a.copy() for m, a in start.items()}]
-    for _, point, _ in itertools.islice(sweeps(problem, executor, start, schedule), 4):
+    for _, point, course in itertools.islice(sweeps(problem, executor, start, schedule), 4):
+        assert bool(course.directions) == (schedule == "parallel" and len(points) > 1)
         points.append(point.factors)
         copies.append({m: a.copy() for m, a in point.factors.items()})
     for factors, as_it_was in zip(points, copies, strict=True):

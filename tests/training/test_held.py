@@ -36,6 +36,7 @@ def test_arrays_of_a_factors_size_that_a_sweep_holds(schedule, most):
         pass
     del _
     arrays.forget()
+    # Start values were numbers of 64 bits before; later sweeps have replaced them.
     run = sweeps(problem, executor, _start(rng), schedule)
     tracemalloc.start()
     try:

@@ -54,7 +54,7 @@ def joined(columns: list[np.ndarray], shape: tuple[int, ...]) -> SparseTensor:
     return SparseTensor(tuple(np.ascontiguousarray(c) for c in rows.T), np.ones(len(rows)), shape)
 
 
-@pytest.mark.parametrize("kind", ["degree", "random"])
+@pytest.mark.parametrize("kind", ["degree", "clustered", "random"])
 def test_rows_that_are_drawn_at_once_change_no_number(kind, monkeypatch) -> None:
     problem = build_problem(dict(zip(NAMES, SHAPE)), {"joined": NAMES}, {}, {"all": 5}, {}, 1.0)
     samples = {"joined": power_law()}
@@ -62,6 +62,16 @@ def test_rows_that_are_drawn_at_once_change_no_number(kind, monkeypatch) -> None
     monkeypatch.setattr(starts, "ROWS_AT_ONCE", 7)
     in_runs = start_factors(problem, samples, kind, 3, "float64")
     assert all(np.array_equal(in_runs[m], factor) and factor.any() for m, factor in whole.items())
+
+
+def test_entities_of_no_cluster_start_close_to_0_and_not_there() -> None:
+    tensor = clear_groups()
+    shape = tuple(n + 10 for n in tensor.shape)
+    problem = build_problem(dict(zip(NAMES, shape)), {"joined": NAMES}, {}, {"all": 4}, {}, 1.0)
+    samples = {"joined": SparseTensor(tensor.coords, tensor.values, shape)}
+    for factor in start_factors(problem, samples, "clustered", 0, "float64").values():
+        assert (factor > 0).all()
+        assert factor[-10:].max() < 0.01 * factor[:-10].max()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hyperlearn_dask.config import TrainingSpec
 from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization.kernels import cpu
 from hyperlearn_dask.factorization.problem import TermSettings
@@ -16,7 +17,7 @@ from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.training.memory import memory_left, memory_of_machine
 from hyperlearn_dask.training.streaming import IN_FLIGHT, SHARE, bytes_of, streams
 
-from .made_up import SETTINGS, SIZES, two_relations, two_relations_problem
+from .made_up import SETTINGS, SIZES, hypergraph_of, two_relations, two_relations_problem
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,21 @@ def test_a_streamed_training_is_the_one_in_memory(stored, schedule):
     np.testing.assert_allclose(
         [row["objective"] for row in found.history], [row["objective"] for row in expected.history]
     )
+
+
+def test_rows_without_entries_are_known_in_every_shard(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.arange(0, 90, 3), 10).astype(np.int32)
+    coords = (rows, *(rng.integers(0, n, len(rows)).astype(np.int32) for n in (7, 9)))
+    relation = (("a", "b", "c"), SparseTensor(coords, rng.random(len(rows)), (90, 7, 9)))
+    save_hypergraph(hypergraph_of({"joins": relation}, {"a": 90, "b": 7, "c": 9}), tmp_path / "h.zarr")
+    hypergraph = open_hypergraph(tmp_path / "h.zarr")
+    said: list[str] = []
+    training = TrainingSpec(groups={"all": 2}, sweeps=2)
+    problem = problem_of(hypergraph, {"joins": TermSettings()}, training, {})
+    model = fit(hypergraph, problem, training, memory_limit=4000, tell=said.append)
+    assert any("streaming relation 'joins'" in line for line in said)
+    np.testing.assert_array_equal(np.flatnonzero(model.informed["a"]), np.arange(0, 90, 3))
 
 
 def test_with_validation_too(stored):
@@ -87,8 +103,8 @@ def test_two_shards_are_in_memory_at_a_time(stored, absent, monkeypatch):
         nonlocal most
         for tensor in runs(bounds):
             # Views keep a copy alive, not what it is a view of.
-            own = replace(tensor, values=tensor.values.copy())
-            alive.append(weakref.ref(own.values, lambda _: None))
+            own = replace(tensor, coords=(*tensor.coords[:2], tensor.coords[2].copy()))
+            alive.append(weakref.ref(own.coords[2], lambda _: None))
             most = max(most, sum(ref() is not None for ref in alive))
             yield own
             del tensor, own

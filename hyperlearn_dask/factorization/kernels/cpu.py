@@ -232,12 +232,12 @@ def limit_threads(count: int) -> None:
 
 def group_by_row(tensor: SparseTensor, mode: int) -> tuple[np.ndarray, np.ndarray]:
     """The entries grouped by their row in a mode: what :func:`normal_equations` walks along."""
+    if mode == tensor.sort_mode:
+        return np.arange(tensor.nnz), tensor.row_starts
     index = tensor.coords[mode]
     starts = np.zeros(tensor.shape[mode] + 1, dtype=np.int64)
     np.cumsum(np.bincount(index, minlength=tensor.shape[mode]), out=starts[1:])
-    sort = mode != tensor.sort_mode
-    entries = stable_order((index,), (tensor.shape[mode],))[0] if sort else np.arange(tensor.nnz)
-    return entries.astype(np.int64), starts
+    return stable_order((index,), (tensor.shape[mode],))[0].astype(np.int64), starts
 
 
 def _kernel_input(tensor: SparseTensor, matrices: Matrices) -> tuple[tuple[np.ndarray, ...], np.ndarray]:

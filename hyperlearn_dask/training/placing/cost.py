@@ -93,6 +93,7 @@ class Machine:
     # Seconds from a step's end until what waits for it, through Dask, begins: a third of a sweep of tiny
     # tensors on two workers of a host with two cores. On one twice as fast it was 12 ms.
     hop: float = 22e-3
+    by_row: bool = True  # whether kernels go along the rows of the longest mode
 
     def seconds(self, work: Work) -> dict[str, float]:
         """Seconds by what they are spent on."""

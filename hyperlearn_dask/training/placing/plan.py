@@ -124,7 +124,7 @@ def plan(
     planned = []
     for address, (name, share) in zip(placement.workers, shares.items()):
         at_work = sum(machine.total(work[stage, address]) for stage in STAGES)
-        memory = machine.base + memory_of(problem, counts, placement, address)
+        memory = machine.base + memory_of(problem, counts, machine, placement, address)
         number = len(share.shards)
         planned.append(
             WorkerPlan(name, share.modalities, number, share.entries, memory, at_work, received[address])
@@ -277,17 +277,20 @@ def _tasks(work: Mapping[tuple[str, str], Work], messages: list[tuple[str, str, 
     return len(worked) + len(handed_out) + 1
 
 
-def memory_of(problem: Problem, counts: Counts, placement: Placement, worker: str) -> float:
+def memory_of(problem: Problem, counts: Counts, machine: Machine, placement: Placement, worker: str) -> float:
     """Bytes of a worker's data at their most, besides what every process has."""
     s, rank = counts.itemsize, problem.rank
     held = [shard for shard, holder in placement.holders.items() if holder == worker]
     stored, loading = 0.0, 0.0
     for shard in {shard.data for shard in held}:
-        order = len(problem.terms[shard.relation].modalities) - shard.holds_contexts
-        own = cost.entries_of(shard) * (cost.INDEX * order + (8 if shard.holds_contexts else s))
+        term = problem.terms[shard.relation]
+        modes = len(term.modalities) - shard.holds_contexts
+        # Kernels that go along rows do without the sort mode's indices.
+        along = machine.by_row and term.background == 1 and not shard.holds_contexts
+        own = cost.entries_of(shard) * (cost.INDEX * (modes - along) + (8 if shard.holds_contexts else s))
         stored += own + 8 * shard.rows
-        # As they are read: values in float64, twice
-        loading = max(loading, 16.0 * cost.entries_of(shard))
+        # As they are read: values as they are stored, maybe in float64
+        loading = max(loading, 8.0 * cost.entries_of(shard))
     owned = [part for part in placement.owned(problem.sizes) if part.owner == worker]
     sweeping = 0.0
     for part in owned:

@@ -215,7 +215,7 @@ class DaskExecutor:
         *,
         spent: bool = False,
     ) -> Handle:
-        # What is spent is kept all the same: a step may have to be made again.
+        # What is spent is left as it is all the same: shards may still read rows of it.
         if isinstance(start, Split) and isinstance(along, Split):
             steps = zip(self.placement.parts[modality], start.parts, along.parts)
             moved = [self._moved(f"{name}-{p.name}", p.owner, a, d, alpha) for p, a, d in steps]

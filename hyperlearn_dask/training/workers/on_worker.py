@@ -34,7 +34,7 @@ from hyperlearn_dask.errors import InputError
 from hyperlearn_dask.factorization import kernels
 from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.shards import Shard, on_device
-from hyperlearn_dask.hypergraph.store import read_graph, read_relation
+from hyperlearn_dask.hypergraph.store import read_entries, read_graph
 from hyperlearn_dask.monitor.gauges import count_step
 from hyperlearn_dask.training.executor import (
     Key,
@@ -395,7 +395,7 @@ def size_of(value: Any) -> int:
 
 def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str, device: Device) -> Shard:
     """The shard, as long as the store has the relation with this digest."""
-    shard = place.cut(read_relation(path, place.relation, place.start, place.stop, digest), offset, dtype)
+    shard = place.cut(read_entries(path, place.relation, place.start, place.stop, digest), offset, dtype)
     return on_device(shard, device)
 
 
