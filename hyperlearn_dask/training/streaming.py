@@ -17,8 +17,8 @@ from hyperlearn_dask.training.placing.placement import cut
 # The part of the limit that entries may take; factors, private outputs and graphs have the rest.
 SHARE = 0.5
 # Shards of a streamed relation that fit that part together: one is worked on, one read, one made ready.
-# Besides them, reading holds where rows begin and the store's chunk that a shard ends in, about a million entries
-# of each array, which is little beside shards that are worth streaming.
+# Besides them, reading holds where rows begin, and of each array the chunk that a shard ends in, about a
+# million entries, which is little beside shards that are worth streaming.
 IN_FLIGHT = 4
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
