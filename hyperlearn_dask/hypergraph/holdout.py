@@ -65,14 +65,9 @@ def relation_of(relation: Relation, tensor: SparseTensor, test: SparseTensor | N
     )
 
 
-def _untested(relation: Relation) -> Relation:
-    """A relation without its test tuples, not read yet if it was not."""
-    return Relation(relation.name, relation.modalities, relation.shape, relation.nnz, lambda: relation.tensor)
-
-
 def hold_out(hypergraph: Hypergraph, what: HoldOut) -> Hypergraph:
     """The hypergraph without what is put aside; that relation is in memory."""
-    relations = {name: _untested(relation) for name, relation in hypergraph.relations.items()}
+    relations = {name: relation.untested() for name, relation in hypergraph.relations.items()}
     own = hypergraph.relations[what.relation]
     relations[what.relation] = relation_of(own, *what.parts(own.tensor))
     return replace(hypergraph, relations=relations, path=None)

@@ -46,6 +46,8 @@ class RowIndex:
     @property
     def starts(self) -> np.ndarray:
         """Where each row begins in these entries, and where the last one ends."""
+        if self.begin == 0 and self.end == self.whole[-1]:
+            return self.whole
         return np.clip(self.whole, self.begin, self.end) - self.begin
 
     @property
@@ -220,6 +222,12 @@ class Relation:
         if self._tensor is None and self._load_runs is not None:
             return self._load_runs(bounds)
         return (self.read()[start:stop] for start, stop in pairwise(bounds))
+
+    def untested(self) -> Relation:
+        """The same without its test tuples, read from where this one is."""
+        return Relation(
+            self.name, self.modalities, self.shape, self.nnz, self.read, None, self._mean, self.runs
+        )
 
     @property
     def test(self) -> SparseTensor | None:

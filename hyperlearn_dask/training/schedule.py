@@ -8,7 +8,8 @@ minimiser alpha of F along D, so F never rises:
   Ribiere), which reaches the same F in less than half the sweeps. With ``zero`` relations its first sweep
   is a sequential one: solved from the same start, all blocks fit the same part of the data, and
   training ended up to 0.3 % higher;
-- ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived.
+- ``sequential`` (Gauss-Seidel): each block is solved from where the ones before it arrived, the longest
+  last, as F falls faster so: to the same F on Tate's tensor in 8 sweeps instead of 22.
 
 A modality with an encoder moves its encoder's parameters, and its rows with them.
 
@@ -190,7 +191,7 @@ def _course(
 def propose_sequential(problem: Problem, executor: Executor, point: Point, handed: list[Course]) -> Course:
     """One block after the other, each from where the ones before it arrived; the course before is dropped.
 
-    The longest block comes last: nobody asks where it arrived, so its rows are not moved twice.
+    Nobody asks where the last one arrived, the longest: its rows are not moved twice.
     """
     handed.clear()
     ways = {}

@@ -13,7 +13,7 @@ from hyperlearn_dask.factorization.problem import TermSettings
 from hyperlearn_dask.hypergraph.holdout import HoldOut, hold_out, write_held_out
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.store import open_hypergraph, save_hypergraph
-from hyperlearn_dask.hypergraph.tensor import Modality, Relation, SparseTensor
+from hyperlearn_dask.hypergraph.tensor import Modality, Relation, RowIndex, SparseTensor
 from hyperlearn_dask.training.checkpoint import Checkpoints
 from hyperlearn_dask.training.fit import fit, problem_of
 from hyperlearn_dask.use.evaluate import evaluate
@@ -137,6 +137,14 @@ def test_what_is_put_aside_is_of_the_training_hyperedges_and_follows_from_the_se
     assert cells(stored["rated"].tensor) == cells(left)
     assert cells(stored["rated"].test) == cells(aside)
     assert stored["tagged"].test is None
+
+
+def test_relations_of_which_nothing_is_put_aside_are_read_as_they_are_stored(tmp_path):
+    save_hypergraph(noisy(), tmp_path / "a.zarr")
+    rest = hold_out(open_hypergraph(tmp_path / "a.zarr"), HoldOut("rated", 0.2, 3)).relations["tagged"]
+    entries = next(iter(rest.runs([0, rest.nnz])))
+    assert isinstance(entries.coords[entries.sort_mode], RowIndex), "it was read whole and is kept"
+    assert rest.test is None
 
 
 @pytest.mark.parametrize("name", TASKS)
