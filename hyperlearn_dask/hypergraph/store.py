@@ -126,9 +126,14 @@ def read_relation(
     return _read_tensor(_unit(path, f"relations/{name}", digest), start, stop)
 
 
-def read_entries(path: str | Path, name: str, start: int, stop: int, digest: str) -> SparseTensor:
-    """Entries ``start`` to ``stop`` of a relation with the digest, as :meth:`Relation.runs` gives them."""
-    return next(_read_runs(_unit(path, f"relations/{name}", digest), [start, stop]))
+def read_entries(
+    path: str | Path, name: str, start: int, stop: int, digest: str, rows: tuple[int, int]
+) -> SparseTensor:
+    """Entries ``start`` to ``stop`` of a relation with the digest, as :meth:`Relation.runs` gives them.
+
+    ``rows``: those of the sort mode that they are all of.
+    """
+    return next(_read_runs(_unit(path, f"relations/{name}", digest), [start, stop], rows))
 
 
 def open_relation(path: str | Path, name: str) -> Relation:
@@ -347,13 +352,20 @@ def _read_tensor(group: zarr.Group, start: int | None = None, stop: int | None =
     return _tensor_of(group, arrays, len(range(*slice(start, stop).indices(nnz))), shape)
 
 
-def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTensor]:
-    """The entries between successive bounds, values as they are stored; of the sort mode a row index."""
+def _read_runs(
+    group: zarr.Group, bounds: Sequence[int], rows: tuple[int, int] | None = None
+) -> Iterator[SparseTensor]:
+    """The entries between successive bounds, values as they are stored; of the sort mode a row index.
+
+    ``rows``: those that all of these are all of, if others' are not to be read.
+    """
     shape = tuple(_attribute(group, "shape"))
     sort_mode = int(np.argmax(shape))
-    row_starts = read_array(group, "indptr")
-    ends = (0, _attribute(group, "nnz"))
-    fits = len(row_starts) == shape[sort_mode] + 1 and (row_starts[0], row_starts[-1]) == ends
+    first, last = rows or (0, shape[sort_mode])
+    ends = (bounds[0], bounds[-1]) if rows else (0, _attribute(group, "nnz"))
+    # To the end of what is there, where all are read: more rows than there are is damage as well.
+    row_starts = read_array(group, "indptr", first, last + 1 if rows else None)
+    fits = len(row_starts) == last - first + 1 and (row_starts[0], row_starts[-1]) == ends
     if not fits or (row_starts[1:] < row_starts[:-1]).any():
         raise _damaged(group, "says of other rows where they begin")
     names = _parts(len(shape))
@@ -361,7 +373,7 @@ def _read_runs(group: zarr.Group, bounds: Sequence[int]) -> Iterator[SparseTenso
     runs = [read_runs(group, name, bounds) for name in names]
     for start, stop in pairwise(bounds):
         arrays: list[Any] = [next(run) for run in runs]
-        arrays.insert(sort_mode, RowIndex(row_starts, start, stop))
+        arrays.insert(sort_mode, RowIndex(row_starts, start, stop, first))
         yield _tensor_of(group, arrays, stop - start, shape)
 
 

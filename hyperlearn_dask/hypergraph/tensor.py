@@ -20,18 +20,19 @@ class RowIndex:
     """The sort mode's coordinates as where each of its rows begins: they need not be held one by one.
 
     NumPy makes them where it needs them, all or some. ``whole``: where each row begins, (rows + 1,), in a
-    list of entries of which these are ``begin`` to ``end``.
+    list of entries of which these are ``begin`` to ``end``; ``first``: the first of those rows.
     """
 
     whole: np.ndarray
     begin: int
     end: int
+    first: int = 0
 
     def __len__(self) -> int:
         return self.end - self.begin
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> np.ndarray:
-        rows = np.arange(len(self.whole) - 1, dtype=dtype or self.dtype)
+        rows = np.arange(self.first, self.first + len(self.whole) - 1, dtype=dtype or self.dtype)
         return np.repeat(rows, np.diff(self.starts))
 
     def __getitem__(self, entries: slice | np.ndarray) -> np.ndarray:
@@ -41,7 +42,8 @@ class RowIndex:
             entries = np.flatnonzero(entries)
         assert not len(entries) or (entries.min() >= 0 and entries.max() < len(self))
         # The last row that begins no later: those without entries begin where the next one does.
-        return (np.searchsorted(self.whole, entries + self.begin, side="right") - 1).astype(self.dtype)
+        rows = np.searchsorted(self.whole, entries + self.begin, side="right") - 1
+        return (self.first + rows).astype(self.dtype)
 
     @property
     def starts(self) -> np.ndarray:
@@ -52,11 +54,12 @@ class RowIndex:
 
     @property
     def dtype(self) -> np.dtype:
-        return narrowest(len(self.whole) - 1)
+        return narrowest(self.first + len(self.whole) - 1)
 
     def of_rows(self, first: int, stop: int) -> RowIndex:
         """The same entries, all of which are in these rows, with rows counted from the first of them."""
-        some = RowIndex(self.whole[first : stop + 1], self.begin, self.end)
+        own = self.whole[first - self.first : stop + 1 - self.first]
+        some = RowIndex(own, self.begin, self.end)
         return RowIndex(some.starts, 0, len(self))
 
 
@@ -113,14 +116,19 @@ class SparseTensor:
         return SparseTensor(coords, self.values[entries], self.shape, self.sorted_by)
 
     def of_rows(self, first: int, stop: int) -> SparseTensor:
-        """The same entries, all in these rows of the sort mode, with rows counted from the first of them."""
+        """The same entries, all in these rows of the sort mode, with rows counted from the first of them.
+
+        Coordinates are as narrow as they can be; what need not change is not copied.
+        """
         mode, coords, shape = self.sort_mode, list(self.coords), list(self.shape)
-        index = coords[mode]
-        if isinstance(index, RowIndex):
-            coords[mode] = index.of_rows(first, stop)
-        elif first:
-            coords[mode] = index - index.dtype.type(first)
         shape[mode] = stop - first
+        for at, index in enumerate(coords):
+            if isinstance(index, RowIndex):
+                coords[at] = index.of_rows(first, stop)
+                continue
+            if at == mode and first:
+                index = index - index.dtype.type(first)
+            coords[at] = index.astype(narrowest(shape[at]), copy=False)
         return SparseTensor(tuple(coords), self.values, tuple(shape), mode)
 
     def by_entry(self) -> SparseTensor:

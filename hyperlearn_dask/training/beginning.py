@@ -98,7 +98,7 @@ def _start_step(
         coords = tuple(np.concatenate([p.coords[mode] for p in parts]) for mode in range(len(shape)))
         whole[name] = SparseTensor(coords, np.concatenate([p.values for p in parts]), shape)
     only_zero = kind == "auto"
-    if kind == "auto":
+    if only_zero:
         kind = better_start(problem, whole, seed, device)
     factors = start_factors(problem, whole, kind, seed, dtype, only_zero=only_zero)
     arrays.forget()  # sweeps need the memory

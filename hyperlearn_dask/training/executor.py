@@ -24,7 +24,7 @@ from hyperlearn_dask.factorization.kernels import arrays
 from hyperlearn_dask.factorization.shards import ContextShard, EntryShard, Shard, contexts_of, on_device
 from hyperlearn_dask.factorization.streamed import StreamedShard
 from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
-from hyperlearn_dask.hypergraph.tensor import RowIndex, SparseTensor, narrowest
+from hyperlearn_dask.hypergraph.tensor import SparseTensor
 from hyperlearn_dask.training.events import Where
 
 HERE = "this process"
@@ -92,12 +92,7 @@ class ShardPlace:
         with np.errstate(over="ignore"):  # training begins by looking whether they are too large
             values = np.subtract(tensor.values, offset, dtype=np.float64) if offset else tensor.values
             values = values.astype(dtype, copy=False)
-        own = tensor.of_rows(self.first_row, self.first_row + self.rows)
-        narrow = (
-            c if isinstance(c, RowIndex) else c.astype(narrowest(n), copy=False)
-            for c, n in zip(own.coords, own.shape)
-        )
-        own = replace(own, coords=tuple(narrow), values=values)
+        own = replace(tensor.of_rows(self.first_row, self.first_row + self.rows), values=values)
         if not self.holds_contexts:
             return EntryShard(self.relation, own, self.first_row)
         # Contexts without the sort mode's rows count theirs from 0.

@@ -10,6 +10,7 @@ from hyperlearn_dask.hypergraph.hypergraph import Hypergraph
 from hyperlearn_dask.hypergraph.laplacian import laplacian_graph
 from hyperlearn_dask.hypergraph.store import (
     open_hypergraph,
+    read_entries,
     read_graph,
     read_indptr,
     read_modality,
@@ -122,6 +123,16 @@ def test_rows_that_begin_elsewhere_are_found(path, starts):
     relation = open_hypergraph(path).relations["r"]
     with pytest.raises(InputError, match="'relations/r' says of other rows where they begin"):
         next(relation.runs([0, 3]))
+
+
+def test_entries_of_some_rows_are_read_with_where_those_begin(path):
+    digest = unit_digests(path)["relations/r"]
+    whole = open_hypergraph(path).relations["r"].tensor
+    entries = read_entries(path, "r", 2, 3, digest, (3, 5))
+    assert len(entries.coords[1].whole) == 3
+    np.testing.assert_array_equal(entries.by_entry().coords[1], whole.coords[1][2:3])
+    with pytest.raises(InputError, match="says of other rows where they begin"):
+        read_entries(path, "r", 2, 3, digest, (2, 5))
 
 
 def test_a_store_that_was_made_anew_is_not_mixed_with_the_old_one(path):

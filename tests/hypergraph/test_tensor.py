@@ -37,12 +37,17 @@ def test_some_coordinates_of_a_row_index(entries):
     some = RowIndex(STARTS, 0, 6)[entries]
     assert some.dtype == np.int32
     np.testing.assert_array_equal(some, INDEX[entries])
-    # as the last of more entries
+    # as the last of more entries, and of rows that do not begin at 0
     np.testing.assert_array_equal(RowIndex(STARTS + 4, 4, 10)[entries], some)
+    np.testing.assert_array_equal(RowIndex(STARTS, 0, 6, 100)[entries], some + 100)
 
 
 @pytest.mark.parametrize(
-    ("index", "last"), [(INDEX, INDEX[3:]), (RowIndex(STARTS, 0, 6), RowIndex(STARTS, 3, 6))]
+    ("index", "last"),
+    [
+        (INDEX, INDEX[3:]),
+        (RowIndex(STARTS, 0, 6), RowIndex(STARTS, 3, 6)),
+    ],
 )
 def test_entries_with_rows_counted_from_the_first(index, last):
     np.testing.assert_array_equal(tensor_of(index).row_starts, STARTS)
@@ -50,6 +55,14 @@ def test_entries_with_rows_counted_from_the_first(index, last):
     np.testing.assert_array_equal(part.row_starts, [0, 0, 0, 0, 0, 1, 1, 3, 3])
     own = part.of_rows(4, 8)
     assert own.shape == (3, 4) and own.sort_mode == 1
+    np.testing.assert_array_equal(own.by_entry().coords[1], [0, 2, 2])
+    np.testing.assert_array_equal(own.row_starts, [0, 1, 1, 3, 3])
+
+
+def test_entries_of_which_only_their_own_rows_are_known():
+    part = tensor_of(RowIndex(STARTS[4:], 3, 6, 4))
+    np.testing.assert_array_equal(part.by_entry().coords[1], INDEX[3:])
+    own = part.of_rows(4, 8)
     np.testing.assert_array_equal(own.by_entry().coords[1], [0, 2, 2])
     np.testing.assert_array_equal(own.row_starts, [0, 1, 1, 3, 3])
 

@@ -395,8 +395,9 @@ def size_of(value: Any) -> int:
 
 def read_shard(path: str, place: ShardPlace, digest: str, offset: float, dtype: str, device: Device) -> Shard:
     """The shard, as long as the store has the relation with this digest."""
-    shard = place.cut(read_entries(path, place.relation, place.start, place.stop, digest), offset, dtype)
-    return on_device(shard, device)
+    rows = place.first_row, place.first_row + place.rows
+    entries = read_entries(path, place.relation, place.start, place.stop, digest, rows)
+    return on_device(place.cut(entries, offset, dtype), device)
 
 
 def read_laplacian(path: str, modality: str, digest: str | None, dtype: str, device: Device) -> Array | None:
